@@ -1,0 +1,10 @@
+"""`python -m millstream` is the same as the command `millstream`."""
+
+from __future__ import annotations
+
+import sys
+
+from millstream.supervisor.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

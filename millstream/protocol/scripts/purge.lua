@@ -1,0 +1,67 @@
+#!lua flags=allow-oom
+-- Remove waiting jobs and their records, a bounded step per call: undelivered entries, held ones, optionally due ones.
+-- What was delivered (pending: running) is never touched.
+-- KEYS: as in _keys.lua
+-- ARGV: 1 how many to remove at most, 2 "1" for the due jobs too, "0" to leave them
+-- Returns {how many were removed, 1 if there may be more: call again}.
+-- include: _keys.lua
+-- include: _moves.lua
+local limit, removed = tonumber(ARGV[1]), 0
+
+local function forget(id, ref)
+  local record = records .. id
+  if ref and redis.call('HGET', record, 'entry') ~= ref then return end
+  redis.call('DEL', record)
+  notify(id)
+end
+
+local function id_of(fields)
+  for i = 1, #fields, 2 do
+    if fields[i] == 'id' then return fields[i + 1] end
+  end
+end
+
+local function last_delivered(stream)
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  if groups.err then return '0-0' end
+  for _, group in ipairs(groups) do
+    local fields = {}
+    for i = 1, #group, 2 do fields[group[i]] = group[i + 1] end
+    if fields.name == GROUP then return fields['last-delivered-id'] end
+  end
+  return '0-0'
+end
+
+-- A group that was rebuilt at an older id has entries after its last one that are pending nevertheless.
+local function is_pending(stream, id)
+  local rows = redis.pcall('XPENDING', stream, GROUP, id, id, 1)
+  return not rows.err and #rows > 0
+end
+
+for _, letter in ipairs(LETTERS) do
+  local stream, after = streams[letter], '(' .. last_delivered(streams[letter])
+  local rows = removed < limit and redis.call('XRANGE', stream, after, '+', 'COUNT', limit - removed) or {}
+  for _, row in ipairs(rows) do
+    if not is_pending(stream, row[1]) then
+      local id = id_of(row[2])
+      if id then forget(id, letter .. row[1]) end
+      redis.call('XDEL', stream, row[1])
+      removed = removed + 1
+    end
+  end
+end
+
+for _, row in ipairs(removed < limit and redis.call('XRANGE', held, '-', '+', 'COUNT', limit - removed) or {}) do
+  local id = id_of(row[2])
+  if id then forget(id, 'x' .. row[1]) end
+  redis.call('XDEL', held, row[1])
+  removed = removed + 1
+end
+
+for _, id in ipairs(ARGV[2] == '1' and removed < limit and redis.call('ZRANGE', due, 0, limit - removed - 1) or {}) do
+  forget(id)
+  redis.call('ZREM', due, id)
+  removed = removed + 1
+end
+if removed > 0 then redis.call('HINCRBY', stats, 'purged', removed) end
+return {removed, removed >= limit and 1 or 0}

@@ -1,0 +1,32 @@
+#!lua flags=allow-oom
+-- How many jobs of one queue are where. Reads only.
+-- KEYS: as in _keys.lua
+-- ARGV: -
+-- Returns {server time in ms, paused ("", "1" or "resuming"), {length of each stream}, {pending of each stream}, held,
+-- due, dead, ms of the oldest waiting entry (-1: none waits), ms of the next due time (-1: none), counters (flat)}.
+-- include: _keys.lua
+local lengths, pendings, oldest = {}, {}, -1
+
+local function see(entries)
+  if not entries[1] then return end
+  local at = tonumber(string.match(entries[1][1], '^%d+'))
+  if oldest < 0 or at < oldest then oldest = at end
+end
+
+for i, letter in ipairs(LETTERS) do
+  local stream, last = streams[letter], '0-0'
+  lengths[i], pendings[i] = redis.call('XLEN', stream), 0
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  for _, group in ipairs(groups.err and {} or groups) do
+    local fields = {}
+    for j = 1, #group, 2 do fields[group[j]] = group[j + 1] end
+    if fields.name == GROUP then pendings[i], last = fields.pending, fields['last-delivered-id'] end
+  end
+  see(redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', 1))
+end
+see(redis.call('XRANGE', held, '-', '+', 'COUNT', 1))
+
+local next_due = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]
+return {now, redis.call('HGET', meta, 'paused') or '', lengths, pendings, redis.call('XLEN', held),
+  redis.call('ZCARD', due), redis.call('ZCARD', dead), oldest, next_due and tonumber(next_due) or -1,
+  redis.call('HGETALL', stats)}

@@ -1,0 +1,58 @@
+"""How many CPUs this process may use: its affinity mask, bounded by its control group's quota."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
+
+
+def cpus(root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> int:
+    """Usable CPUs, at least 1: min(affinity, quota rounded up)."""
+    quota = cpu_quota(root, own)
+    usable = _affinity()
+    return max(1, usable if quota is None else min(usable, math.ceil(quota)))
+
+
+def cpu_quota(root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> float | None:
+    """CPUs that the control groups allow (1.5 is one and a half), or None without a limit."""
+    limits = [limit for folder in _folders(root, own) for limit in (_limit(folder),) if limit is not None]
+    return min(limits, default=None)
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _folders(root: Path, own: Path) -> Iterator[Path]:
+    # A limit on any level binds, so each group is followed up to the root. Inside a container the path in
+    # /proc may be the host's and not exist here: then the root of the mount is the container's own group.
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / controllers if controllers else root
+        group = top / path.lstrip("/")
+        yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(top))
+
+
+def _limit(folder: Path) -> float | None:
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
+            period = (folder / "cpu.cfs_period_us").read_text().strip()
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError):  # no such file, or "max"
+        return None

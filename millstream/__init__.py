@@ -1,0 +1,69 @@
+"""Millstream: CPU-heavy background jobs in forked worker processes, driven by Redis Streams."""
+
+from __future__ import annotations
+
+from millstream.protocol.app import Millstream
+from millstream.protocol.errors import (
+    CancelRequested,
+    ConfigError,
+    Discard,
+    DuplicateJob,
+    Fail,
+    Interruption,
+    InvalidJob,
+    JobCancelled,
+    JobExpired,
+    JobFailed,
+    JobInterrupted,
+    JobNotFound,
+    JobTimeout,
+    LeaseLost,
+    MillstreamError,
+    NotJSON,
+    PayloadTooLarge,
+    RetryLater,
+    Snooze,
+    Unavailable,
+    UnknownJob,
+    Unsupported,
+)
+from millstream.protocol.handle import Handle
+from millstream.protocol.info import Attempt, JobError, JobInfo, State
+from millstream.protocol.policy import Retry
+from millstream.protocol.registry import Draft, Job
+
+__all__ = [
+    "Attempt",
+    "CancelRequested",
+    "ConfigError",
+    "Discard",
+    "Draft",
+    "DuplicateJob",
+    "Fail",
+    "Handle",
+    "Interruption",
+    "InvalidJob",
+    "Job",
+    "JobCancelled",
+    "JobError",
+    "JobExpired",
+    "JobFailed",
+    "JobInfo",
+    "JobInterrupted",
+    "JobNotFound",
+    "JobTimeout",
+    "LeaseLost",
+    "Millstream",
+    "MillstreamError",
+    "NotJSON",
+    "PayloadTooLarge",
+    "Retry",
+    "RetryLater",
+    "Snooze",
+    "State",
+    "Unavailable",
+    "UnknownJob",
+    "Unsupported",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,154 @@
+"""The producer's side for asyncio: the same calls over connections that belong to the running loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import redis
+
+from millstream.protocol.call import Argument, Call
+from millstream.protocol.client import SLICE
+from millstream.protocol.connection import AccessDenied, Refused, async_connection_pool, explained
+from millstream.protocol.errors import Unavailable
+from millstream.protocol.info import FINAL, State
+from millstream.protocol.keys import Keys, QueueKeys
+from millstream.protocol.transitions import await_end
+
+T = TypeVar("T")
+
+
+class AsyncLink:
+    """One connection for asyncio: :class:`millstream.protocol.link.Link` with ``await``."""
+
+    def __init__(self, url: str, *, timeout: float, connect_timeout: float) -> None:
+        self.url = url
+        pool = async_connection_pool(url, timeout=timeout, connect_timeout=connect_timeout)
+        self._connection = pool.make_connection()
+
+    async def run_many(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        replies = await self.execute_many([call.evalsha() for call in calls])
+        for index, reply in enumerate(replies):
+            if isinstance(reply, redis.exceptions.NoScriptError):
+                await self.execute_many([("SCRIPT", "LOAD", calls[index].script.text)])
+                replies[index] = (await self.execute_many([calls[index].evalsha()]))[0]
+        return [call.parse(await self._checked(reply)) for call, reply in zip(calls, replies, strict=True)]
+
+    async def execute(self, *command: Argument) -> Any:
+        return await self._checked((await self.execute_many([command]))[0])
+
+    async def execute_many(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        try:
+            await self._connection.connect()
+            packed = self._connection.pack_commands(commands)
+            await self._connection.send_packed_command(packed, check_health=False)
+            return [await self._read() for _ in commands]
+        except (redis.exceptions.RedisError, OSError) as error:
+            await self.close()
+            raise explained(error, self.url) from None
+        except BaseException:
+            await self.close()  # cancelled between request and reply: the next reply would be of this request
+            raise
+
+    async def close(self) -> None:
+        await self._connection.disconnect(nowait=True)
+
+    async def _read(self) -> Any:
+        try:
+            return await self._connection.read_response()
+        except redis.exceptions.ResponseError as error:
+            return error
+
+    async def _checked(self, reply: Any) -> Any:
+        if isinstance(reply, Exception):
+            meaning = explained(reply, self.url)
+            if isinstance(meaning, Unavailable):
+                await self.close()
+            raise meaning
+        return reply
+
+
+class AsyncClient:
+    """:class:`millstream.protocol.client.Client` for asyncio. Each event loop has its own connections."""
+
+    def __init__(self, url: str, keys: Keys, *, patience: float = 2.0) -> None:
+        self.url = url
+        self.keys = keys
+        self.patience = patience
+        self._idle: deque[AsyncLink] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._registered: set[str] = set()
+
+    async def run(self, call: Call[T]) -> T:
+        """Run one call. Raises :class:`Unavailable`."""
+        return (await self.run_many([call]))[0]  # type: ignore[no-any-return]
+
+    async def run_many(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        """Run several calls in one round trip. Raises :class:`Unavailable`."""
+        return await self._patiently(lambda link: link.run_many(calls))
+
+    async def register(self, queue: QueueKeys) -> None:
+        """Enter a queue into the registry of queues, once per process."""
+        if queue.base not in self._registered:
+            name = queue.queue if queue.tag in (None, queue.queue) else f"{queue.queue}@{queue.tag}"
+            await self._patiently(lambda link: link.execute("SADD", self.keys.queues, name))
+            self._registered.add(queue.base)
+
+    async def wait_for_end(self, queue: QueueKeys, job_id: str, timeout: float | None) -> State | None:
+        """Wait until a job has ended; its final state, or None where it is unknown. Raises :class:`TimeoutError`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        begin, keep, leave = (await_end(queue, job_id, step) for step in (1, 0, -1))
+        async with self._borrow(SLICE + self.patience / 2) as link:
+            state = (await link.run_many([begin]))[0]
+            try:
+                while state and State(state) not in FINAL:
+                    remaining = SLICE if deadline is None else min(SLICE, deadline - time.monotonic())
+                    if remaining <= 0:
+                        raise TimeoutError(f"job {job_id} has not ended within {timeout} s")
+                    await link.execute("BLPOP", queue.waits + job_id, f"{max(remaining, 0.01):.3f}")
+                    state = (await link.run_many([keep]))[0]
+            except TimeoutError:
+                await link.run_many([leave])
+                raise
+            finally:
+                await link.close()
+            return State(state) if state else None
+
+    async def close(self) -> None:
+        """Close all idle connections."""
+        while self._idle:
+            await self._idle.pop().close()
+
+    async def _patiently(self, action: Callable[[AsyncLink], Awaitable[T]]) -> T:
+        begun, pause = time.monotonic(), 0.02
+        while True:
+            try:
+                async with self._borrow() as link:
+                    return await action(link)
+            except (AccessDenied, Refused):
+                raise
+            except Unavailable:
+                if time.monotonic() - begun + pause > self.patience / 2:
+                    raise
+                await asyncio.sleep(pause)
+                pause *= 2
+
+    @asynccontextmanager
+    async def _borrow(self, timeout: float | None = None) -> AsyncIterator[AsyncLink]:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._idle, self._loop = deque(), loop
+        half = self.patience / 2
+        if timeout is not None or not self._idle:
+            link = AsyncLink(self.url, timeout=timeout or half, connect_timeout=half)
+        else:
+            link = self._idle.pop()
+        try:
+            yield link
+        finally:
+            if timeout is None:
+                self._idle.append(link)

@@ -1,0 +1,115 @@
+"""What a stream entry carries: the envelope (fixed at enqueue) and the counters (new with each delivery)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from millstream.protocol.errors import MillstreamError
+from millstream.protocol.payload import checked_size, encode
+
+VERSION = 1
+"""The version of the envelope. A worker gives a newer one back, for a newer worker to run."""
+
+
+class Malformed(MillstreamError):
+    """A stream entry is not a job; it becomes a dead letter with its raw fields."""
+
+
+class TooNew(MillstreamError):
+    """The envelope was written by a newer version of Millstream."""
+
+
+def encode_envelope(
+    name: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    queue: str,
+    enqueued_at: int,
+    priority: str = "normal",
+    options: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> bytes:
+    """Encode one job as JSON; what is empty or default is left out.
+
+    ``enqueued_at`` is in milliseconds of the Unix epoch. Raises :class:`NotJSON` or :class:`PayloadTooLarge`.
+    """
+    envelope: dict[str, Any] = {"v": VERSION, "n": name, "q": queue, "t": enqueued_at}
+    if args:
+        envelope["a"] = orjson.Fragment(encode(args, "argument"))
+    if kwargs:
+        envelope["k"] = orjson.Fragment(encode(kwargs, "keyword argument"))
+    if priority != "normal":
+        envelope["p"] = priority
+    if options:
+        envelope["o"] = options
+    if headers:
+        envelope["h"] = headers
+    return checked_size(orjson.dumps(envelope), f"job {name!r}")
+
+
+@dataclass(slots=True)
+class Entry:
+    """One delivered stream entry: a job, and which delivery of it this is."""
+
+    ref: str
+    id: str
+    name: str
+    queue: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    priority: str
+    enqueued_at: int
+    run: int = 1
+    attempt: int = 0
+    crashes: int = 0
+    alone: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def parse_entry(letter: str, entry_id: bytes, fields: Sequence[bytes], queue: str) -> Entry:
+    """Make an :class:`Entry` of what XREADGROUP returned.
+
+    Raises :class:`Malformed` where it is not a job, :class:`TooNew` where a newer version wrote it.
+    """
+    ref = letter + entry_id.decode()
+    try:
+        # The layout that every enqueue writes: id, env, then counters if it was requeued.
+        if fields[0] != b"id" or fields[2] != b"env":
+            raise Malformed(f"entry {ref} has no id and env in front")
+        envelope = orjson.loads(fields[3])
+        version = envelope["v"]
+        if version > VERSION:
+            raise TooNew(f"entry {ref} has envelope version {version}, this worker knows {VERSION}")
+        entry = Entry(
+            ref,
+            fields[1].decode(),
+            envelope["n"],
+            queue,
+            envelope.get("a") or [],
+            envelope.get("k") or {},
+            envelope.get("p", "normal"),
+            envelope["t"],
+            options=envelope.get("o") or {},
+            headers=envelope.get("h") or {},
+        )
+        if not (type(entry.name) is str and type(entry.args) is list and type(entry.kwargs) is dict):
+            raise Malformed(f"entry {ref} is not a job: its name, args or kwargs have the wrong type")
+        if len(fields) > 4:
+            _read_counters(entry, fields)
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
+        raise Malformed(f"entry {ref} is not a job: {type(error).__name__}: {error}") from None
+    return entry
+
+
+def _read_counters(entry: Entry, fields: Sequence[bytes]) -> None:
+    counters = dict(zip(fields[4::2], fields[5::2], strict=True))
+    entry.run = int(counters.get(b"run", 1))
+    entry.attempt = int(counters.get(b"attempt", 0))
+    entry.crashes = int(counters.get(b"crashes", 0))
+    entry.alone = b"alone" in counters

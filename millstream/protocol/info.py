@@ -1,0 +1,175 @@
+"""What is known of a job, as users see it: in Python, on the command line and in the API."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import orjson
+
+from millstream.protocol.errors import JobNotFound
+from millstream.protocol.transitions import Inspected
+
+
+class State(StrEnum):
+    """The states of a job."""
+
+    SCHEDULED = "scheduled"
+    QUEUED = "queued"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    COMPLETED = "completed"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    DISCARDED = "discarded"
+
+
+FINAL = frozenset({State.COMPLETED, State.DEAD, State.CANCELLED, State.EXPIRED, State.DISCARDED})
+
+
+@dataclass(frozen=True)
+class JobError:
+    """How a run failed. ``cause`` is one of error, timeout, memory, oom, crash, exit, lease_expired, cancelled,
+    deadline, unknown_job, malformed, result."""
+
+    type: str = ""
+    message: str = ""
+    traceback: str = ""
+    stack: str = ""
+    cause: str = "error"
+    signal: str | None = None
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One run of a job. Durations in seconds, ``peak_rss`` in bytes."""
+
+    attempt: int
+    worker: str
+    cause: str | None
+    started_at: datetime | None
+    duration: float | None
+    cpu_seconds: float | None
+    peak_rss: int | None
+
+
+@dataclass(frozen=True)
+class JobInfo:
+    """What is known of a job at one moment. Instants are aware datetimes in UTC.
+
+    ``args`` and ``kwargs`` are None once the job has ended well: only waiting, running and dead jobs keep them.
+    """
+
+    id: str
+    job: str
+    queue: str
+    state: State
+    priority: str = "normal"
+    attempt: int = 0
+    max_attempts: int | None = None
+    crashes: int = 0
+    run: int = 1
+    progress: float | None = None
+    message: str | None = None
+    result: Any = None
+    error: JobError | None = None
+    attempts: tuple[Attempt, ...] = ()
+    enqueued_at: datetime | None = None
+    due_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    args: list[Any] | None = None
+    kwargs: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values: ISO 8601 UTC times, durations in seconds, sizes in bytes."""
+        return orjson.loads(orjson.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+
+
+def instant(milliseconds: float | bytes | None) -> datetime | None:
+    """Milliseconds of the Unix epoch as an aware datetime."""
+    if milliseconds in (None, b"", 0):
+        return None
+    return datetime.fromtimestamp(float(milliseconds) / 1000, UTC)  # type: ignore[arg-type]
+
+
+def job_info(queue: str, job_id: str, facts: Inspected) -> JobInfo:
+    """Make a :class:`JobInfo` of the raw facts. Raises :class:`JobNotFound`."""
+    record = facts.record
+    if not record:
+        raise JobNotFound(
+            f"there is no job {job_id!r} in queue {queue!r}: it never existed, or its record has expired"
+        )
+    envelope = _load(record.get("env") or facts.entry.get("env"))
+    last = _load(record.get("out"))
+    tries = _load(b"[" + record.get("tries", b"") + b"]") or []
+    state = State(record["state"].decode())
+    if state is State.QUEUED and facts.consumer:
+        state = State.RUNNING
+    counters = record if "attempt" in record else facts.entry
+    attempt = int(last.get("a") or counters.get("attempt", 0)) + (1 if state is State.RUNNING else 0)
+    rows = [*tries, *([last] if last else [])]
+    ended = rows[-1] if rows else {}
+    return JobInfo(
+        id=job_id,
+        job=envelope.get("n") or last.get("n") or "",
+        queue=queue,
+        state=state,
+        priority=envelope.get("p") or last.get("p") or "normal",
+        attempt=attempt,
+        max_attempts=last.get("x") or ended.get("x") or envelope.get("o", {}).get("attempts"),
+        crashes=int(counters.get("crashes", 0)),
+        run=int(counters.get("run") or len(tries) + 1),
+        result=last.get("r"),
+        error=_error(ended) if state is not State.COMPLETED else None,
+        attempts=tuple(_attempt(row) for row in rows),
+        enqueued_at=instant(envelope.get("t") or last.get("t")),
+        due_at=instant(record.get("due")),
+        started_at=_started(state, facts, ended),
+        finished_at=_finished(last) if state in FINAL else None,
+        metadata=envelope.get("o", {}).get("metadata", {}),
+        tags=tuple(envelope.get("o", {}).get("tags", ())),
+        args=envelope.get("a", []) if envelope else None,
+        kwargs=envelope.get("k", {}) if envelope else None,
+    )
+
+
+def _load(encoded: bytes | None) -> Any:
+    """JSON of a record; {} where there is none or where it is garbage (a malformed entry's own fields)."""
+    try:
+        return orjson.loads(encoded) if encoded else {}
+    except orjson.JSONDecodeError:
+        return {}
+
+
+def _attempt(row: dict[str, Any]) -> Attempt:
+    return Attempt(
+        attempt=row.get("a", 0),
+        worker=row.get("w", ""),
+        cause=row.get("c"),
+        started_at=instant(row.get("s")),
+        duration=row.get("d"),
+        cpu_seconds=row.get("u"),
+        peak_rss=row.get("m"),
+    )
+
+
+def _error(row: dict[str, Any]) -> JobError | None:
+    return JobError(**{"cause": row.get("c") or "error", **row["e"]}) if row.get("e") else None
+
+
+def _started(state: State, facts: Inspected, ended: dict[str, Any]) -> datetime | None:
+    if state is State.RUNNING:
+        return instant(facts.now - facts.idle)
+    return instant(ended.get("s"))
+
+
+def _finished(row: dict[str, Any]) -> datetime | None:
+    return instant(row["s"] + 1000 * (row.get("d") or 0)) if row.get("s") else None

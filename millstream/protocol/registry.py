@@ -1,0 +1,172 @@
+"""Jobs: functions with a name, a queue and policies; and the registry that a worker looks names up in."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+
+from millstream.protocol.errors import DuplicateJob, InvalidJob
+from millstream.protocol.keys import band_of, checked_id, checked_name
+from millstream.protocol.policy import Duration, Policies, seconds
+
+if TYPE_CHECKING:
+    from millstream.protocol.app import Millstream
+    from millstream.protocol.handle import Handle
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DEFAULT_TIMEOUT = 3600.0
+DEFAULT_RESULT_TTL = 3600.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``using()`` sets for one enqueue. ``delay`` in seconds; None leaves the job's own."""
+
+    queue: str | None = None
+    priority: int | str | None = None
+    delay: float | None = None
+    at: datetime | None = None
+    id: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def checked_options(
+    *,
+    queue: str | None = None,
+    priority: int | str | None = None,
+    delay: Duration | None = None,
+    at: datetime | None = None,
+    id: str | None = None,  # noqa: A002 (the word users know)
+    headers: Mapping[str, str] | None = None,
+) -> Options:
+    """Check the options of one enqueue. Raises :class:`InvalidJob`."""
+    if queue is not None:
+        checked_name("queue", queue)
+    if priority is not None:
+        band_of(priority)
+    if id is not None:
+        checked_id(id)
+    if at is not None and (not isinstance(at, datetime) or at.tzinfo is None):
+        raise InvalidJob(f"at {at!r} is not valid: use an aware datetime, for example datetime.now(UTC)")
+    if at is not None and delay is not None:
+        raise InvalidJob("delay and at exclude each other: use one of them")
+    wait = None if delay is None else seconds(delay, "delay")
+    return Options(queue, priority, wait, at, id, dict(headers or {}))
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A job to be: a name, arguments and options, not enqueued yet. Made by ``job.job(...)``."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    queue: str
+    priority: int | str
+    options: Options
+
+
+@dataclass(frozen=True)
+class Job(Generic[P, R]):
+    """A registered function. Calling it runs it here and now; ``enqueue`` sends it to the workers."""
+
+    app: Millstream
+    fn: Callable[P, R]
+    name: str
+    queue: str
+    timeout: float
+    retry: Policies
+    priority: int | str
+    result_ttl: float
+    options: Options = field(default_factory=Options)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.fn(*args, **kwargs)
+
+    def using(
+        self,
+        *,
+        queue: str | None = None,
+        priority: int | str | None = None,
+        delay: Duration | None = None,
+        at: datetime | None = None,
+        id: str | None = None,  # noqa: A002 (the word users know)
+        headers: Mapping[str, str] | None = None,
+    ) -> Job[P, R]:
+        """This job with options for its next enqueues: they never mix with the function's arguments.
+
+        ``delay`` in seconds or a timedelta; ``at`` an aware datetime; ``priority`` an integer or a band's name;
+        ``id`` makes the enqueue idempotent. Raises :class:`InvalidJob`.
+        """
+        options = checked_options(queue=queue, priority=priority, delay=delay, at=at, id=id, headers=headers)
+        return replace(self, options=options)
+
+    def job(self, *args: P.args, **kwargs: P.kwargs) -> Draft:
+        """A draft of this call for ``enqueue_many``. Raises :class:`InvalidJob` for a wrong call."""
+        try:
+            self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise InvalidJob(f"{self.name}{self.signature}: {error}") from None
+        options = self.options
+        priority = self.priority if options.priority is None else options.priority
+        return Draft(self.name, args, kwargs, options.queue or self.queue, priority, options)
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+        """Enqueue a call. Raises :class:`InvalidJob`, :class:`NotJSON`, :class:`PayloadTooLarge`, :class:`Unavailable`."""
+        return self.app.enqueue_draft(self.job(*args, **kwargs))
+
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+        """The same for async code."""
+        return await self.app.aenqueue_draft(self.job(*args, **kwargs))
+
+    @property
+    def signature(self) -> inspect.Signature:
+        return _signature(self.fn)
+
+    @property
+    def is_async(self) -> bool:
+        return inspect.iscoroutinefunction(self.fn)
+
+
+_signatures: dict[Callable[..., Any], inspect.Signature] = {}
+
+
+def _signature(fn: Callable[..., Any]) -> inspect.Signature:
+    found = _signatures.get(fn)
+    if found is None:
+        found = _signatures[fn] = inspect.signature(fn)
+    return found
+
+
+class Registry:
+    """The jobs of one application by name."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, Job[..., Any]] = {}
+
+    def add(self, job: Job[..., Any]) -> None:
+        """Register a job. Raises :class:`DuplicateJob` where the name is taken by another function."""
+        known = self._jobs.get(job.name)
+        if known is not None:
+            raise DuplicateJob(
+                f"there are two jobs {job.name!r}: {known.fn.__module__}.{known.fn.__qualname__} and "
+                f"{job.fn.__module__}.{job.fn.__qualname__}; give one of them another name="
+            )
+        self._jobs[job.name] = job
+
+    def get(self, name: str) -> Job[..., Any] | None:
+        return self._jobs.get(name)
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(self._jobs)
+
+    @property
+    def queues(self) -> list[str]:
+        """The queues of the registered jobs, sorted."""
+        return sorted({job.queue for job in self._jobs.values()})

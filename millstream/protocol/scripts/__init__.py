@@ -1,0 +1,33 @@
+"""The transitions as Lua scripts, one file each; a file's header states its KEYS, ARGV and every return code."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+_INCLUDE = "-- include: "
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script's text, with its includes in place, and the SHA-1 by which EVALSHA names it."""
+
+    name: str
+    text: str
+    sha: str
+
+
+def _read(file: str) -> str:
+    return (resources.files(__name__) / file).read_text(encoding="utf-8")
+
+
+@cache
+def script(name: str) -> Script:
+    """Load the script of this name; lines ``-- include: <file>`` are replaced by that file."""
+    lines = _read(f"{name}.lua").splitlines()
+    text = "\n".join(
+        _read(line.removeprefix(_INCLUDE)) if line.startswith(_INCLUDE) else line for line in lines
+    )
+    return Script(name, text, hashlib.sha1(text.encode()).hexdigest())  # noqa: S324 (Redis names scripts so)

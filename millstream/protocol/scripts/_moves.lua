@@ -1,0 +1,101 @@
+-- Included after _keys.lua: the moves of one job that several transitions share.
+-- A job here is a table {id, env, band, run, attempt, crashes, alone}. Each move writes the new place first;
+-- the caller removes the old one last, so that an error in between leaves the job where it was.
+local DEAD_TTL = 7 * 24 * 3600 * 1000
+local DEAD_CAP = 10000
+local HISTORY_CAP = 1000
+local TRIES_CAP = 262144
+
+local function letter_of(band) return string.sub(band, 1, 1) end
+
+local function band_of(env)
+  local ok, envelope = pcall(cjson.decode, env)
+  local band = ok and type(envelope) == 'table' and envelope.p
+  if band == 'critical' or band == 'high' or band == 'low' then return band end
+  return 'normal'
+end
+
+-- The job that stands at an entry, or nil where the entry is gone.
+local function job_at(ref)
+  local id = string.sub(ref, 2)
+  local found = redis.call('XRANGE', streams[string.sub(ref, 1, 1)], id, id)[1]
+  if not found then return nil end
+  local fields, job = found[2], {}
+  for i = 1, #fields, 2 do job[fields[i]] = fields[i + 1] end
+  job.run, job.attempt, job.crashes = tonumber(job.run) or 1, tonumber(job.attempt) or 0, tonumber(job.crashes) or 0
+  return job
+end
+
+local function wake() redis.call('XADD', control, 'MAXLEN', '~', 1000, '*', 'kind', 'wake') end
+
+-- Into a stream (by its letter), or into `held` while the queue is paused. A first delivery carries no counters.
+local function place(job, letter)
+  local entry = {'id', job.id, 'env', job.env}
+  if job.run > 1 or job.attempt > 0 or job.crashes > 0 then
+    for _, name in ipairs({'run', 'attempt', 'crashes'}) do
+      entry[#entry + 1] = name
+      entry[#entry + 1] = job[name]
+    end
+    if job.alone then
+      entry[#entry + 1] = 'alone'
+      entry[#entry + 1] = 1
+    end
+  end
+  local ref
+  if redis.call('HEXISTS', meta, 'paused') == 1 then
+    entry[#entry + 1] = 'band'
+    entry[#entry + 1] = letter == 'a' and 'again' or job.band or band_of(job.env)
+    ref = 'x' .. redis.call('XADD', held, '*', unpack(entry))
+  else
+    ref = letter .. redis.call('XADD', streams[letter], '*', unpack(entry))
+  end
+  redis.call('HSET', records .. job.id, 'state', 'queued', 'entry', ref)
+  redis.call('HDEL', records .. job.id, 'env', 'band', 'run', 'attempt', 'crashes', 'due')
+  redis.call('PERSIST', records .. job.id)
+end
+
+-- Into `due`, to be promoted after `delay` milliseconds.
+local function postpone(job, state, delay)
+  local at = now + delay
+  redis.call('HSET', records .. job.id, 'state', state, 'env', job.env, 'band', job.band or band_of(job.env),
+    'run', job.run, 'attempt', job.attempt, 'crashes', job.crashes, 'due', at)
+  redis.call('HDEL', records .. job.id, 'entry')
+  redis.call('PERSIST', records .. job.id)
+  redis.call('ZADD', due, at, job.id)
+  if redis.call('ZRANGE', due, 0, 0)[1] == job.id then wake() end
+end
+
+-- The row of a run that was not the last: kept with the record, bounded.
+local function remember(id, row)
+  if row == '' then return end
+  local tries = redis.call('HGET', records .. id, 'tries')
+  if tries and #tries + #row < TRIES_CAP then row = tries .. ',' .. row end
+  redis.call('HSET', records .. id, 'tries', row)
+end
+
+-- Wake whoever waits for the end of this job.
+local function notify(id)
+  local count = tonumber(redis.call('HGET', waiting, id) or 0)
+  if count <= 0 then return end
+  for _ = 1, math.min(count, 1000) do redis.call('LPUSH', waits .. id, 1) end
+  redis.call('PEXPIRE', waits .. id, 60000)
+  redis.call('HDEL', waiting, id)
+end
+
+-- Into the dead letters, with all that a retry of it needs.
+local function bury(job, ref, row)
+  local record = records .. job.id
+  redis.call('HSET', record, 'state', 'dead', 'entry', ref, 'out', row, 'run', job.run, 'attempt', job.attempt,
+    'crashes', job.crashes)
+  if job.env then redis.call('HSET', record, 'env', job.env, 'band', job.band or band_of(job.env)) end
+  redis.call('PEXPIRE', record, DEAD_TTL)
+  redis.call('ZADD', dead, now, job.id)
+  while redis.call('ZCARD', dead) > DEAD_CAP do
+    local oldest = redis.call('ZPOPMIN', dead)
+    redis.call('DEL', records .. oldest[1])
+  end
+  redis.call('LPUSH', history, job.id)
+  redis.call('LTRIM', history, 0, HISTORY_CAP - 1)
+  notify(job.id)
+  return 'dead'
+end

@@ -1,0 +1,44 @@
+#!lua
+-- Enqueue jobs of one queue, each once. Refused as a whole when the server is at maxmemory.
+-- KEYS: 1 records (a prefix), 2 due, 3 held, 4 control, 5 meta, 6-9 the streams critical, high, normal, low
+-- ARGV: per job 5: id, letter of its band, envelope, delay in ms ("" for now), nonce ("" for a generated id)
+-- Returns one number per job:
+--   1 created; 0 a job with this id exists already (or ended lately). With a nonce, 1 also where this very call
+--   was executed before and its reply was lost.
+local records, due, held, control, meta = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local streams = {c = KEYS[6], h = KEYS[7], n = KEYS[8], l = KEYS[9]}
+local bands = {c = 'critical', h = 'high', n = 'normal', l = 'low'}
+local paused = redis.call('HEXISTS', meta, 'paused') == 1
+local replies = {}
+
+local function postpone(record, id, letter, env, delay)
+  local clock = redis.call('TIME')
+  local at = clock[1] * 1000 + math.floor(clock[2] / 1000) + tonumber(delay)
+  redis.call('HSET', record, 'state', 'scheduled', 'env', env, 'band', bands[letter], 'run', 1, 'attempt', 0,
+    'crashes', 0, 'due', at)
+  redis.call('ZADD', due, at, id)
+  if redis.call('ZRANGE', due, 0, 0)[1] == id then
+    redis.call('XADD', control, 'MAXLEN', '~', 1000, '*', 'kind', 'wake')
+  end
+end
+
+for i = 1, #ARGV, 5 do
+  local id, letter, env, delay, nonce = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+  local record = records .. id
+  if redis.call('EXISTS', record) == 1 then
+    replies[#replies + 1] = nonce ~= '' and redis.call('HGET', record, 'nonce') == nonce and 1 or 0
+  else
+    if delay ~= '' then
+      postpone(record, id, letter, env, delay)
+    elseif paused then
+      local entry = redis.call('XADD', held, '*', 'id', id, 'env', env, 'band', bands[letter])
+      redis.call('HSET', record, 'state', 'queued', 'entry', 'x' .. entry)
+    else
+      local entry = redis.call('XADD', streams[letter], '*', 'id', id, 'env', env)
+      redis.call('HSET', record, 'state', 'queued', 'entry', letter .. entry)
+    end
+    if nonce ~= '' then redis.call('HSET', record, 'nonce', nonce) end
+    replies[#replies + 1] = 1
+  end
+end
+return replies

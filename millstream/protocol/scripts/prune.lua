@@ -1,0 +1,26 @@
+#!lua flags=allow-oom
+-- Delete the consumers of vanished instances, each only if it holds nothing, and forget owners without consumers.
+-- KEYS: as in _keys.lua
+-- ARGV: instances that are alive
+-- Returns how many consumers were deleted.
+-- include: _keys.lua
+local alive, busy, deleted = {}, {}, 0
+for _, instance in ipairs(ARGV) do alive[instance] = true end
+for _, letter in ipairs(LETTERS) do
+  local consumers = redis.pcall('XINFO', 'CONSUMERS', streams[letter], GROUP)
+  for _, row in ipairs(consumers.err and {} or consumers) do
+    local name, pending, idle = row[2], row[4], row[6]
+    local instance = string.match(name, '^[^:]*')
+    local lease = tonumber(redis.call('HGET', owners, instance) or 30000)
+    if not alive[instance] and pending == 0 and idle > lease then
+      redis.call('XGROUP', 'DELCONSUMER', streams[letter], GROUP, name)
+      deleted = deleted + 1
+    else
+      busy[instance] = true
+    end
+  end
+end
+for _, instance in ipairs(redis.call('HKEYS', owners)) do
+  if not busy[instance] and not alive[instance] then redis.call('HDEL', owners, instance) end
+end
+return deleted

@@ -1,0 +1,51 @@
+#!lua flags=allow-oom
+-- Give back what an owner has held for longer than its own lease without renewing it. Bounded; keeps a cursor.
+-- An expired lease is not a crash: the job runs again uncounted, alone, and marks its start then; only if that
+-- marked run's lease expires too does it count as a crash.
+-- KEYS: as in _keys.lua
+-- ARGV: 1 letter of the stream, 2 cursor ("-" at first), 3 how many to look at, 4 lease in ms of an unknown owner,
+--       5 instance that is known to be gone ("" for none: its entries need not wait), 6 crashes before a job is
+--       dead, 7 delay in ms after its second crash, 8 row of the dead letter
+-- Returns {next cursor ("" at the end), how many were recovered, how many became dead}.
+-- include: _keys.lua
+-- include: _moves.lua
+local letter, cursor, count = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local stream, recovered, died = streams[letter], 0, 0
+local rows = redis.call('XPENDING', stream, GROUP, cursor, '+', count)
+
+local function lease_of(consumer)
+  local instance = string.match(consumer, '^[^:]*')
+  if ARGV[5] ~= '' and instance == ARGV[5] then return 0 end
+  return tonumber(redis.call('HGET', owners, instance) or ARGV[4])
+end
+
+local function requeue(ref, job)
+  job.run, job.alone = job.run + 1, true
+  if redis.call('HGET', records .. job.id, 'started') ~= ref then return place(job, 'a') end
+  job.crashes = job.crashes + 1
+  if job.crashes >= tonumber(ARGV[6]) then
+    died = died + 1
+    return bury(job, ref, ARGV[8])
+  end
+  if job.crashes == 1 then return place(job, 'a') end
+  postpone(job, 'retrying', tonumber(ARGV[7]) * 2 ^ (job.crashes - 2))
+end
+
+for _, row in ipairs(rows) do
+  local id, consumer, idle = row[1], row[2], row[3]
+  if idle >= lease_of(consumer) then
+    local ref = letter .. id
+    local job = job_at(ref)
+    if job and job.id and job.env then
+      requeue(ref, job)
+      recovered = recovered + 1
+    elseif job then
+      redis.call('XADD', stream, '*', unpack(redis.call('XRANGE', stream, id, id)[1][2]))
+    end
+    redis.call('XACK', stream, GROUP, id)
+    redis.call('XDEL', stream, id)
+  end
+end
+if recovered > 0 then redis.call('HINCRBY', stats, 'recovered', recovered) end
+if died > 0 then redis.call('HINCRBY', stats, 'dead', died) end
+return {#rows == count and '(' .. rows[#rows][1] or '', recovered, died}

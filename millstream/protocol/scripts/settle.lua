@@ -1,0 +1,123 @@
+#!lua flags=allow-oom
+-- Record how a batch of runs ended, and take their entries out of the streams.
+-- KEYS: as in _keys.lua
+-- ARGV: 1 consumer, 2 grace for unknown jobs in ms, then per run 5: ref, job id, kind, number, row
+--   kind       number            what becomes of the job
+--   completed  TTL in ms         ended; the record lives on for the TTL with the row
+--   discarded  TTL in ms         likewise
+--   cancelled  TTL in ms         likewise
+--   expired    TTL in ms         likewise
+--   dead       -                 dead letter with the row
+--   crashed    -                 dead letter with the row, one crash more
+--   retry      delay in ms       due again, one attempt more
+--   crash      delay in ms       due again (`again` where 0, alone), one crash more
+--   release    delay in ms       due again (`again` where 0), uncounted
+--   unknown    delay in ms       due again, uncounted; dead with the row once the grace is over
+-- The fence: a run counts only while its entry is pending for this consumer.
+-- Returns what was not plainly ok, as a flat list of (position from 1, code):
+--   2 already settled by this very delivery (a replay), 0 stale (the delivery was taken; nothing was changed),
+--   or an error text (nothing was acknowledged, the run may be settled again).
+-- include: _keys.lua
+-- include: _moves.lua
+local consumer, grace = ARGV[1], tonumber(ARGV[2])
+local TERMINAL = {completed = true, discarded = true, cancelled = true, expired = true}
+local unusual, acks, counts, ended = {}, {}, {}, {}
+
+local pending = {}
+for i = 3, #ARGV, 5 do
+  local letter = string.sub(ARGV[i], 1, 1)
+  if not acks[letter] then
+    acks[letter] = {}
+    for _, row in ipairs(redis.call('XPENDING', streams[letter], GROUP, '-', '+', 2000, consumer)) do
+      pending[letter .. row[1]] = true
+    end
+  end
+end
+
+local function move(ref, id, kind, number, row)
+  local job = job_at(ref)
+  if not job then return end -- deleted while pending: only the acknowledgement is left to do
+  job.id = id
+  if kind == 'dead' then
+    if job.env then job.attempt = job.attempt + 1 end
+    return bury(job, ref, row)
+  elseif kind == 'crashed' then
+    job.crashes = job.crashes + 1
+    return bury(job, ref, row)
+  end
+  redis.call('HSET', records .. id, 'settled', ref)
+  job.run = job.run + 1
+  if kind == 'retry' then
+    remember(id, row)
+    job.attempt = job.attempt + 1
+    return postpone(job, 'retrying', number)
+  elseif kind == 'crash' then
+    remember(id, row)
+    job.crashes, job.alone = job.crashes + 1, true
+    if number > 0 then return postpone(job, 'retrying', number) end
+    return place(job, 'a')
+  elseif kind == 'release' then
+    remember(id, row)
+    if number > 0 then return postpone(job, 'scheduled', number) end
+    return place(job, 'a')
+  elseif kind == 'unknown' then
+    redis.call('HSETNX', records .. id, 'unknown', now)
+    if now - tonumber(redis.call('HGET', records .. id, 'unknown')) >= grace then return bury(job, ref, row) end
+    return postpone(job, 'scheduled', number)
+  end
+  error('unknown kind ' .. kind)
+end
+
+local function code_of_absent(ref, id)
+  local record = redis.call('HMGET', records .. id, 'state', 'entry', 'settled')
+  if record[3] == ref or (record[2] == ref and record[1] ~= 'queued') then return 2 end
+  return 0
+end
+
+local waited = redis.call('EXISTS', waiting) == 1
+for i = 3, #ARGV, 5 do
+  local ref, id, kind, number, row = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+  local code
+  if not pending[ref] then
+    code = code_of_absent(ref, id)
+  elseif TERMINAL[kind] then
+    local record = records .. id
+    local reply = redis.pcall('HSET', record, 'state', kind, 'entry', ref, 'out', row)
+    if type(reply) == 'table' and reply.err then
+      code = reply.err
+    else
+      redis.call('PEXPIRE', record, number)
+      ended[#ended + 1] = id
+      if waited then notify(id) end
+    end
+  else
+    local ok, result = pcall(move, ref, id, kind, tonumber(number) or 0, row)
+    if ok then
+      kind = result or kind
+    else
+      code = type(result) == 'table' and result.err or tostring(result)
+    end
+  end
+  if code then
+    unusual[#unusual + 1] = (i + 2) / 5
+    unusual[#unusual + 1] = code
+    if code == 0 then counts.stale = (counts.stale or 0) + 1 end
+  else
+    local ids = acks[string.sub(ref, 1, 1)]
+    ids[#ids + 1] = string.sub(ref, 2)
+    counts[kind] = (counts[kind] or 0) + 1
+  end
+end
+
+for letter, ids in pairs(acks) do
+  if #ids > 0 then
+    redis.call('XACK', streams[letter], GROUP, unpack(ids))
+    redis.call('XDEL', streams[letter], unpack(ids))
+  end
+end
+if #ended > 0 then
+  redis.call('LPUSH', history, unpack(ended))
+  redis.call('LTRIM', history, 0, HISTORY_CAP - 1)
+end
+for kind, count in pairs(counts) do redis.call('HINCRBY', stats, kind, count) end
+return unusual

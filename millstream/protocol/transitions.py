@@ -1,0 +1,268 @@
+"""One typed function per script. Each returns a :class:`Call`; nothing here does any input or output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from millstream.protocol.call import Argument, Call
+from millstream.protocol.keys import Keys, QueueKeys, split_ref_stream
+from millstream.protocol.scripts import script
+
+MAX_ITEMS = 500
+"""Runs in one settle and jobs in one enqueue, at most: bounds the time that a script holds the server."""
+
+UNKNOWN_LEASE = 30.0
+"""Seconds of lease that an owner has which never said its own."""
+
+
+class Kind(StrEnum):
+    """How a run ends for its job; the words are those of settle.lua."""
+
+    COMPLETED = "completed"
+    DISCARDED = "discarded"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    DEAD = "dead"
+    CRASHED = "crashed"
+    RETRY = "retry"
+    CRASH = "crash"
+    RELEASE = "release"
+    UNKNOWN = "unknown"
+
+
+class Outcome(NamedTuple):
+    """The end of one run: what settle.lua is told of it.
+
+    ``number`` is in milliseconds: the record's TTL for a final kind, the delay of the next run otherwise.
+    ``row`` is the JSON that is kept of the run.
+    """
+
+    ref: str
+    id: str
+    kind: str
+    number: int
+    row: bytes
+
+
+class Verdict(StrEnum):
+    """What became of a settled run."""
+
+    OK = "ok"
+    ALREADY = "already"
+    STALE = "stale"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What a fetch delivered: the server's time (ms), whether the queue is paused, and (letter, id, fields) each."""
+
+    now: int
+    paused: bool
+    entries: list[tuple[str, bytes, list[bytes]]]
+
+
+def all_keys(keys: QueueKeys) -> tuple[str, ...]:
+    """The keys of a queue in the order of ``_keys.lua``."""
+    return (
+        *keys.streams,
+        keys.records,
+        keys.due,
+        keys.dead,
+        keys.held,
+        keys.events,
+        keys.control,
+        keys.meta,
+        keys.stats,
+        keys.history,
+        keys.owners,
+        keys.waiting,
+        keys.waits,
+    )
+
+
+class NewJob(NamedTuple):
+    """One job to enqueue. ``delay`` is in milliseconds, None for now; ``nonce`` is "" for a generated id."""
+
+    id: str
+    band: str
+    envelope: bytes
+    delay: int | None
+    nonce: str
+
+
+def enqueue(keys: QueueKeys, jobs: Sequence[NewJob]) -> Call[list[bool]]:
+    """Enqueue up to :data:`MAX_ITEMS` jobs; the reply says for each whether it was created."""
+    bands = keys.streams[1:]
+    args: list[Argument] = []
+    for job in jobs:
+        delay = "" if job.delay is None else job.delay
+        args += (job.id, job.band[0], job.envelope, delay, job.nonce)
+    names = (keys.records, keys.due, keys.held, keys.control, keys.meta, *bands)
+    return Call(script("enqueue"), names, args, lambda reply: [bool(code) for code in reply])
+
+
+def join(keys: QueueKeys, instance: str, lease: float) -> Call[int]:
+    """Make a queue ready to be consumed by this instance; the reply counts the groups that were made."""
+    return Call(script("join"), (keys.owners, *keys.streams), (instance, int(lease * 1000)), int)
+
+
+def fetch(keys: QueueKeys, consumer: str, count: int) -> Call[Fetched]:
+    """Deliver up to *count* jobs to this consumer."""
+    return Call(script("fetch"), (keys.meta, *keys.streams), (consumer, count), _parse_fetched)
+
+
+def own(keys: QueueKeys, consumer: str, count: int = 500) -> Call[Fetched]:
+    """What this consumer holds already."""
+    return Call(script("own"), (keys.meta, *keys.streams), (consumer, count), _parse_fetched)
+
+
+def _parse_fetched(reply: list[Any]) -> Fetched:
+    entries: list[tuple[str, bytes, list[bytes]]] = []
+    for index in range(2, len(reply), 2):
+        letter = reply[index].decode()
+        entries += [(letter, entry_id, fields) for entry_id, fields in reply[index + 1]]
+    return Fetched(reply[0], bool(reply[1]), entries)
+
+
+def settle(
+    keys: QueueKeys, consumer: str, outcomes: Sequence[Outcome], unknown_grace: float = 600.0
+) -> Call[list[tuple[Verdict, str]]]:
+    """Record how runs ended; the reply holds a verdict for each, and the text of an error."""
+    args: list[Argument] = [consumer, int(unknown_grace * 1000)]
+    for outcome in outcomes:
+        args += outcome
+    count = len(outcomes)
+    return Call(script("settle"), all_keys(keys), args, lambda reply: _parse_verdicts(reply, count))
+
+
+_OK = (Verdict.OK, "")
+_CODES = {2: (Verdict.ALREADY, ""), 0: (Verdict.STALE, "")}
+
+
+def _parse_verdicts(reply: list[Any], count: int) -> list[tuple[Verdict, str]]:
+    verdicts = [_OK] * count
+    for index in range(0, len(reply), 2):
+        code = reply[index + 1]
+        verdicts[int(reply[index]) - 1] = (
+            _CODES[code] if isinstance(code, int) else (Verdict.ERROR, code.decode(errors="replace"))
+        )
+    return verdicts
+
+
+def retire(
+    keys: QueueKeys, consumer: str, *, delete: bool, spare: Iterable[str] = ()
+) -> Call[tuple[int, int]]:
+    """Take back what a dead consumer holds, but for *spare*; the reply: given back, still pending."""
+    return Call(script("retire"), all_keys(keys), (consumer, int(delete), *spare), _pair)
+
+
+def give_back(keys: QueueKeys, consumer: str, refs: Sequence[str]) -> Call[int]:
+    """Give single deliveries back, uncounted; the reply counts them."""
+    return Call(script("give_back"), all_keys(keys), (consumer, *refs), int)
+
+
+def renew(keys: QueueKeys, consumer: str, refs: Sequence[str]) -> Call[list[str]]:
+    """Renew leases; the reply names the refs that this consumer holds no more."""
+    return Call(
+        script("renew"), keys.streams, (consumer, *refs), lambda reply: [ref.decode() for ref in reply]
+    )
+
+
+class Recovered(NamedTuple):
+    """One step of a recovery sweep; ``cursor`` is "" at the end of the stream's pending entries."""
+
+    cursor: str
+    recovered: int
+    dead: int
+
+
+def recover(
+    keys: QueueKeys,
+    stream: str,
+    cursor: str,
+    *,
+    row: bytes,
+    count: int = 200,
+    gone: str = "",
+    crash_limit: int = 3,
+    crash_delay: float = 10.0,
+) -> Call[Recovered]:
+    """Give back what owners hold past their lease; *gone* names an instance that need not be waited for."""
+    lease = int(UNKNOWN_LEASE * 1000)
+    args = (stream[0], cursor or "-", count, lease, gone, crash_limit, int(crash_delay * 1000), row)
+    return Call(
+        script("recover"),
+        all_keys(keys),
+        args,
+        lambda reply: Recovered(reply[0].decode(), int(reply[1]), int(reply[2])),
+    )
+
+
+def prune(keys: QueueKeys, alive: Sequence[str]) -> Call[int]:
+    """Delete the empty consumers of instances that are not in *alive*; the reply counts them."""
+    return Call(script("prune"), all_keys(keys), alive, int)
+
+
+def promote(keys: QueueKeys, count: int = 200) -> Call[tuple[int, int]]:
+    """Queue the jobs that are due; the reply: how many, and ms until the next one (-1 for none)."""
+    return Call(script("promote"), all_keys(keys), (count,), _pair)
+
+
+def cancel(keys: QueueKeys, job_id: str, ttl: float = 86400.0) -> Call[tuple[str, str]]:
+    """Cancel a job; the reply: ``ok``, ``running``, ``ended`` or ``absent``, and the state it was in."""
+    return Call(
+        script("cancel"),
+        all_keys(keys),
+        (job_id, int(ttl * 1000)),
+        lambda reply: (reply[0].decode(), reply[1].decode()),
+    )
+
+
+class Inspected(NamedTuple):
+    """The raw facts of one job: server time (ms), record, entry fields, the consumer that runs it, idle (ms)."""
+
+    now: int
+    record: dict[str, bytes]
+    entry: dict[str, bytes]
+    consumer: str
+    idle: int
+
+
+def inspect(keys: QueueKeys, job_id: str) -> Call[Inspected]:
+    """All that is known of one job."""
+    return Call(script("inspect"), (keys.job(job_id), *keys.streams, keys.held), (), _parse_inspected)
+
+
+def _parse_inspected(reply: list[Any]) -> Inspected:
+    now, record, entry, consumer, idle = reply
+    return Inspected(now, _fields(record), _fields(entry), consumer.decode(), idle)
+
+
+def _fields(flat: list[bytes]) -> dict[str, bytes]:
+    return {name.decode(errors="replace"): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def await_end(keys: QueueKeys, job_id: str, waiters: int) -> Call[str]:
+    """Begin (1), keep up (0) or give up (-1) waiting for a job; the reply is its state, "" where it is unknown."""
+    return Call(
+        script("await"), (keys.job(job_id), keys.waiting), (job_id, waiters), lambda reply: reply.decode()
+    )
+
+
+def mark(keys: QueueKeys, job_id: str, ref: str, consumer: str) -> Call[bool]:
+    """Note that a job which runs alone really starts; False where its delivery was taken meanwhile."""
+    names = (keys.job(job_id), keys.stream(split_ref_stream(ref)))
+    return Call(script("mark"), names, (ref, consumer), bool)
+
+
+def host(keys: Keys, name: str, instance: str, what: str, heartbeat: bytes, gone: str = "") -> Call[bytes]:
+    """Claim, beat or leave a supervisor's name; the reply is the heartbeat of another live holder, or empty."""
+    return Call(script("host"), (keys.hosts,), (name, instance, what, heartbeat, gone), bytes)
+
+
+def _pair(reply: list[Any]) -> tuple[int, int]:
+    return int(reply[0]), int(reply[1])

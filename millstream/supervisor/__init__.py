@@ -1,0 +1,1 @@
+"""The master, its children's handles, maintenance, configuration and the command line."""

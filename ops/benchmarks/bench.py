@@ -29,7 +29,7 @@ RATIOS = {
 
 @contextlib.contextmanager
 def server_url(server: str) -> Iterator[str]:
-    """A URL for `embedded` (Valkey), `redis` (Debian's) or a given URL; those started here append every second."""
+    """A URL for `embedded` (Valkey), `redis` (Debian's) or a given URL; ours append every second."""
     if server not in ("embedded", "redis"):
         yield server
         return

@@ -60,6 +60,7 @@ class Proxy:
         self._flowing.set()
         self._stopping = asyncio.Event()
         self._ready = threading.Event()
+        self.lost = 0  # replies, over all losses
         self.port = 0
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
         self._thread.start()
@@ -174,8 +175,10 @@ class Proxy:
 
     def _loss_for(self, request: bytes) -> Loss | None:
         for loss in list(self._losses):
-            if loss.remaining > 0 and loss.matches(request):
+            if loss.matches(request):
                 loss.remaining -= 1
+                if not loss.remaining:
+                    self._losses.remove(loss)
                 loss.requests.append(request)
                 return loss
         return None
@@ -202,6 +205,7 @@ class Proxy:
                 link.loss = link.expected.popleft()
                 if link.loss is not None:
                     link.loss.lost += 1
+                    self.lost += 1
             if link.loss is None:
                 passed += reply
         return bytes(passed)

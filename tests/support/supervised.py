@@ -71,7 +71,7 @@ class Supervised:
     def start(self, wait: bool = True, timeout: float = 20.0) -> Supervised:
         """Start it; with `wait`, until it says that it is ready (seconds)."""
         with (self.folder / "stdout").open("ab") as out, (self.folder / "stderr").open("ab") as err:
-            self._log_start = err.tell()
+            self._out_start, self._log_start = out.tell(), err.tell()
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "millstream", "up", *self.arguments],
                 cwd=self.folder,
@@ -90,10 +90,15 @@ class Supervised:
         """Wait for the ready line; fails at once when the process ends before."""
 
         def ready() -> bool:
-            assert self.running or READY.search(self.log()), f"ended with {self.exit_code}:\n{self.output()}"
-            return READY.search(self.output()) is not None
+            assert self.running, f"ended with {self.exit_code}:\n{self.output()}"
+            return self.ready
 
         wait_until(ready, timeout, lambda: f"the ready line; output:\n{self.output()}")
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has said so since the last start."""
+        return READY.search(self.output()) is not None
 
     @property
     def pid(self) -> int:
@@ -117,8 +122,9 @@ class Supervised:
         return data[self._log_start :].decode(errors="replace")
 
     def output(self) -> str:
-        """Both streams together, stdout first."""
-        return (self.folder / "stdout").read_text(errors="replace") + self.log()
+        """Both streams since the last start, stdout first."""
+        data = (self.folder / "stdout").read_bytes()
+        return data[self._out_start :].decode(errors="replace") + self.log()
 
     def wait_log(self, pattern: str, timeout: float = 10.0) -> re.Match[str]:
         """Wait until stderr matches the regular expression."""

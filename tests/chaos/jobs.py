@@ -1,0 +1,75 @@
+"""The application under chaos: every handler leaves evidence of each of its runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+from millstream import Millstream, Retry, current_job
+from tests.chaos import evidence
+from tests.chaos.evidence import Mark
+
+QUEUE = "chaos"
+ATTEMPTS = 3
+
+app = Millstream()
+
+
+@contextlib.contextmanager
+def witnessed() -> Iterator[None]:
+    """Note the begin and the end of the current run."""
+    job = current_job()
+    evidence.note(Mark.BEGIN, job.id, job.run)
+    try:
+        yield
+    except Exception:
+        evidence.note(Mark.FAILED, job.id, job.run)
+        raise
+    except BaseException:
+        evidence.note(Mark.INTERRUPTED, job.id, job.run)
+        raise
+    evidence.note(Mark.END, job.id, job.run)
+
+
+@app.job(queue=QUEUE)
+def quick() -> None:
+    """Nothing."""
+    with witnessed():
+        pass
+
+
+@app.job(queue=QUEUE)
+def slow(seconds: float) -> None:
+    """Wait, as a handler does that waits for something else."""
+    with witnessed():
+        time.sleep(seconds)
+
+
+@app.job(queue=QUEUE)
+def busy(seconds: float) -> None:
+    """Use the CPU for so long."""
+    with witnessed():
+        until = time.thread_time() + seconds
+        while time.thread_time() < until:
+            sum(range(1000))
+
+
+@app.job(queue=QUEUE, retry=Retry(attempts=ATTEMPTS, backoff="constant", delay=0.1, jitter=False))
+def flaky(failures: int) -> None:
+    """Fail in the first attempts; for ever where there are not enough attempts."""
+    with witnessed():
+        if current_job().attempt <= failures:
+            raise OSError("as planned")
+
+
+@app.job(queue=QUEUE)
+def poison(how: str) -> None:
+    """Kill the process that runs it, each time."""
+    with witnessed():
+        if how == "exit":
+            os._exit(3)
+        os.kill(os.getpid(), signal.SIGSEGV)
+        time.sleep(10)

@@ -1,0 +1,63 @@
+"""Run one scenario from its seed to the verdict."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos.checker import History, check
+from tests.chaos.scenarios import SCENARIOS
+from tests.chaos.world import World
+from tests.support.servers import Kind
+
+ATTEMPTS = {"flaky": 3, "failing": 3}
+
+
+@dataclass
+class Verdict:
+    """What a run showed; `problems` is empty when every promise was kept."""
+
+    scenario: str
+    seed: str
+    problems: list[str]
+    seconds: float
+    facts: dict[str, int] = field(default_factory=dict)
+
+
+def run_scenario(name: str, seed: str, seconds: float, kind: Kind = Kind.VALKEY) -> Verdict:
+    """Break things for so many seconds, drain, check; a scenario's own assertion is a problem as well."""
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="ms-chaos-") as folder:
+        problems, facts = _break_and_check(name, Path(folder), seed, seconds, kind)
+    return Verdict(name, seed, problems, time.monotonic() - begin, facts)
+
+
+def _break_and_check(
+    name: str, folder: Path, seed: str, seconds: float, kind: Kind
+) -> tuple[list[str], dict[str, int]]:
+    scenario = SCENARIOS[name]
+    with World(folder, seed, seconds, kind, scenario.through_proxy) as world:
+        try:
+            scenario.run(world)
+            world.drain()
+        except AssertionError as failure:
+            return [str(failure)], {}
+        history = world.history(ATTEMPTS)
+        return check(history), _facts(history, world.proxy.lost)
+
+
+def _facts(history: History, lost: int) -> dict[str, int]:
+    states = list(history.states.values())
+    return {
+        "jobs": len(history.acknowledged),
+        "runs": len(history.runs),
+        "completed": states.count("completed"),
+        "dead": states.count("dead"),
+        "killed": len(history.killed),
+        "stopped": len(history.windows),
+        "replies lost": lost,
+        "stale": history.counters.get("stale", 0),
+        "recovered": history.counters.get("recovered", 0),
+    }

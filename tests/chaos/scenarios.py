@@ -1,0 +1,160 @@
+"""The faults. Each scenario starts what it needs and breaks it until its time is over."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from tests.chaos.world import DRAIN, LEASE, Scenario, World
+from tests.support import processes
+from tests.support.supervised import Supervised
+from tests.support.waiting import wait_until
+
+USUAL = ("quick", "quick", "quick", "quick", "slow", "busy", "flaky", "failing")
+CALM = ("quick", "quick", "slow", "busy")
+
+
+def kill_workers(world: World) -> None:
+    """SIGKILL a worker in the middle of a job; its slot is filled again."""
+    host = world.start_host("a")
+    world.start_producer(*USUAL)
+    for _ in world.steps(0.3, 0.9):
+        victim = world.rng.choice(wait_until(host.workers, 5.0, "a worker"))
+        world.kill([victim])
+        _wait_respawned(host, victim)
+
+
+def _wait_respawned(host: Supervised, victim: int) -> None:
+    def whole() -> bool:
+        workers = host.workers()
+        return len(workers) == 2 and victim not in workers
+
+    wait_until(whole, 5.0, lambda: f"two workers after a kill, not {host.workers()}")
+
+
+def kill_supervisor(world: World) -> None:
+    """SIGKILL the supervisor: its tree is gone in 2 s, and a new one of the same name takes over."""
+    host = world.start_host("a")
+    world.start_producer(*USUAL)
+    for _ in world.steps(1.0, 2.0):
+        _kill_supervisor(world, host)
+        host.start()
+
+
+def _kill_supervisor(world: World, host: Supervised) -> None:
+    descendants = host.tree()
+    world.note_killed([process.pid for process in descendants])
+    world.kill([host.pid])
+    host.wait(5)
+    processes.assert_gone(descendants, timeout=2.0)
+    processes.reap_adopted()
+
+
+def lose_host(world: World) -> None:
+    """SIGKILL one of two process trees at once; the other host runs its jobs after the lease."""
+    world.start_host("b")
+    world.start_host("a")
+    world.start_producer(*USUAL)
+    for _ in world.steps(1.0, 2.0):
+        lost = world.hosts[world.rng.choice("ab")]
+        world.kill([lost.pid, *(process.pid for process in lost.tree())])
+        lost.wait(5)
+        processes.reap_adopted()
+        time.sleep(world.rng.choice([0.0, LEASE + 1.0]))  # back at once, or after its jobs were taken over
+        _restart(lost)
+
+
+def _restart(host: Supervised) -> None:
+    # A name stays taken for a lease where the death of its holder is not certain.
+    def started() -> bool:
+        host.start(wait=False)
+        wait_until(lambda: host.ready or not host.running, 20.0, lambda: f"ready or exit:\n{host.output()}")
+        assert host.running or host.exit_code == 75, f"exit {host.exit_code}:\n{host.output()}"
+        return host.running
+
+    wait_until(started, 3 * LEASE + 5.0, "the name to be free", interval=0.2)
+
+
+def stop_host(world: World) -> None:
+    """SIGSTOP the whole tree of one of two hosts past its lease, then CONT: its late settles are stale."""
+    world.start_host("a")
+    world.start_host("b")
+    world.start_producer(*CALM, "slow", "slow")
+    for _ in world.steps(0.5, 1.0):
+        with world.stopped(world.hosts[world.rng.choice("ab")]):
+            time.sleep(world.rng.uniform(0.5, 2.0) * LEASE + 1.0)
+
+
+def poison_jobs(world: World) -> None:
+    """Jobs that kill their worker each time end as dead letters; the others run once."""
+    world.start_host("a")
+    world.start_producer(*CALM * 4, "poison")
+    for _ in world.steps(0.2, 0.4):
+        pass
+
+
+def term_under_load(world: World) -> None:
+    """TERM with short and long jobs running: exit 0 in time, long jobs are given back uncounted."""
+    host = world.start_host("a")
+    world.start_producer(*USUAL * 3, "long")
+    for _ in world.steps(0.5, 1.5):
+        host.stop(timeout=DRAIN + 2.0)
+        host.start()
+
+
+def restart_server(world: World) -> None:
+    """The server goes away (TERM or SIGKILL) and returns; the same processes resume within 5 s of that."""
+    host = world.start_host("a")
+    world.start_producer(*CALM)
+    for _ in world.steps(0.5, 1.5):
+        wait_until(lambda: len(host.workers()) == 2, 5.0, "two workers")
+        before = sorted(host.workers())
+        world.rng.choice([world.server.stop, world.server.kill9])()
+        time.sleep(world.rng.uniform(0.1, 2.0))
+        world.server.start()
+        _wait_work(world)
+        assert sorted(host.workers()) == before, f"workers were replaced: {before} -> {host.workers()}"
+
+
+def _wait_work(world: World) -> None:
+    done = world.counters().get("completed", 0)
+
+    def more() -> bool:
+        return world.counters().get("completed", 0) > done
+
+    wait_until(more, 5.0, lambda: f"work again; {world.describe()}")
+
+
+def lose_replies(world: World) -> None:
+    """Replies to enqueue, fetch, renew and settle are lost after their execution."""
+    world.start_host("a")
+    world.start_producer(*USUAL)
+    for _ in world.steps(0.02, 0.1):
+        hang = world.rng.random() < 0.05
+        world.proxy.drop_reply(_is_call, hang=hang)
+
+
+def _is_call(request: bytes) -> bool:
+    upper = request[:200].upper()
+    return any(name in upper for name in (b"EVALSHA", b"XREADGROUP", b"XADD", b"XACK"))
+
+
+@dataclass(frozen=True)
+class Named:
+    """A scenario with its number in the list of faults."""
+
+    number: int
+    run: Scenario
+    through_proxy: bool = False
+
+
+SCENARIOS = {
+    "kill-workers": Named(1, kill_workers),
+    "kill-supervisor": Named(2, kill_supervisor),
+    "lose-host": Named(3, lose_host),
+    "stop-host": Named(4, stop_host),
+    "poison-jobs": Named(8, poison_jobs),
+    "term-under-load": Named(11, term_under_load),
+    "restart-server": Named(13, restart_server),
+    "lose-replies": Named(18, lose_replies, through_proxy=True),
+}

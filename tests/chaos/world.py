@@ -1,0 +1,233 @@
+"""The system under chaos: a server, a proxy, supervisors, a producer, and a record of every fault."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+
+from tests.chaos import evidence
+from tests.chaos.checker import History, Window
+from tests.support import processes
+from tests.support.proxy import Proxy
+from tests.support.servers import Kind, Options, Server
+from tests.support.supervised import Supervised
+from tests.support.waiting import wait_until
+
+LEASE = 2.0
+DRAIN = 3.0
+PREFIX = "chaos:"
+BASE = PREFIX + "{chaos}:"
+STREAMS = tuple(f"{BASE}stream:{name}" for name in ("again", "critical", "high", "normal", "low"))
+
+APP = "from tests.chaos.jobs import app\n"
+TOML = """
+[workers.chaos]
+queues = ["chaos"]
+processes = 2
+crash_delay = 0.2
+
+[supervisor]
+name = "{name}"
+lease = {lease}
+drain_timeout = {drain}
+restart_backoff = 0.05
+restart_backoff_max = 0.2
+restart_intensity = 10000
+"""
+
+
+class World:
+    """Everything that one scenario needs; `with` starts the server and ends all processes."""
+
+    def __init__(
+        self, folder: Path, seed: str, seconds: float, kind: Kind = Kind.VALKEY, through_proxy: bool = False
+    ) -> None:
+        self.folder = folder
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.hosts: dict[str, Supervised] = {}
+        self.killed: dict[int, int] = {}
+        self.windows: list[Window] = []
+        self._seconds = seconds
+        self._deadline = 0.0
+        self._stack = contextlib.ExitStack()
+        self._producer: subprocess.Popen[bytes] | None = None
+        self._through_proxy = through_proxy
+        self.server = Server(kind, Options(appendonly=True, appendfsync="always"))
+
+    def __enter__(self) -> World:
+        self._stack.enter_context(self.server)
+        self.proxy = self._stack.enter_context(Proxy(str(self.server.socket)))
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._producer is not None:
+            self._producer.kill()
+            self._producer.wait(10)
+        for host in self.hosts.values():
+            host.close()
+        processes.reap_adopted()
+        self._stack.close()
+
+    @property
+    def url(self) -> str:
+        """Where hosts and producer connect."""
+        return self.proxy.url if self._through_proxy else self.server.url
+
+    @property
+    def evidence(self) -> Path:
+        """The file in which handlers note their runs."""
+        return self.folder / "evidence"
+
+    # --- actors
+
+    def start_host(self, name: str) -> Supervised:
+        """Start a supervisor with two workers, or start a stopped one again."""
+        if name not in self.hosts:
+            toml = TOML.format(name=name, lease=LEASE, drain=DRAIN)
+            env = {evidence.VARIABLE: str(self.evidence)}
+            folder = self.folder / name
+            self.hosts[name] = Supervised(folder, APP, toml, redis_url=self.url, prefix=PREFIX, env=env)
+        return self.hosts[name].start()
+
+    def start_producer(self, *kinds: str) -> None:
+        """Begin to enqueue jobs of these kinds; the time of the scenario begins here."""
+        host = next(iter(self.hosts.values()))
+        command = [sys.executable, "-m", "tests.chaos.producer", self.seed, str(self.folder / "ids"), *kinds]
+        with (self.folder / "producer").open("ab") as output:
+            self._producer = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=host.environment,
+                stdout=output,
+                stderr=output,
+                preexec_fn=processes.die_with_parent,
+            )
+        self._deadline = time.monotonic() + self._seconds
+        wait_until(self.evidence.exists, 20.0, lambda: f"the first run; {self._logs()}")
+
+    def time_left(self) -> bool:
+        """Whether the scenario is to go on."""
+        assert self._producer is not None and self._producer.poll() is None, f"no producer; {self._logs()}"
+        return time.monotonic() < self._deadline
+
+    def steps(self, shortest: float, longest: float) -> Iterator[None]:
+        """One pass for each fault, at random distances (seconds), until the time is over."""
+        while self.time_left():
+            time.sleep(self.rng.uniform(shortest, longest))
+            yield
+
+    # --- faults, each of them recorded
+
+    def kill(self, pids: list[int]) -> None:
+        """SIGKILL these processes, in this order, and note when."""
+        for pid in pids:
+            self.killed[pid] = time.monotonic_ns()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                psutil.Process(pid).kill()
+
+    def note_killed(self, pids: list[int]) -> None:
+        """These processes are about to be killed by somebody else for our doing."""
+        for pid in pids:
+            self.killed.setdefault(pid, time.monotonic_ns())
+
+    @contextlib.contextmanager
+    def stopped(self, host: Supervised) -> Iterator[None]:
+        """The whole tree of a host is stopped for the time of the block; its leases may be lost."""
+        pids = frozenset([host.pid, *(process.pid for process in host.tree())])
+        begin = time.monotonic_ns()
+        host.send_tree(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            host.send_tree(signal.SIGCONT)
+            end = time.monotonic_ns() + int(LEASE * 1e9)  # until it has noticed
+            self.windows.append(Window(pids, begin, end))
+
+    # --- the end
+
+    def drain(self, timeout: float = 60.0) -> None:
+        """Heal everything, run what is stored, and stop every host cleanly."""
+        self._stop_producer()
+        self.proxy.resume()
+        for name, host in self.hosts.items():
+            if not host.running:
+                self.start_host(name)
+        wait_until(lambda: self.stored() == 0, timeout, lambda: f"a drained queue; {self.describe()}", 0.05)
+        for host in self.hosts.values():
+            host.stop()
+
+    def _stop_producer(self) -> None:
+        assert self._producer is not None
+        self._producer.terminate()
+        assert self._producer.wait(30) == 0, f"the producer failed; {self._logs()}"
+
+    def stored(self) -> int:
+        """Jobs in streams (pending ones as well), held and due."""
+        with self.server.client() as client:
+            lengths = [client.xlen(key) for key in (*STREAMS, BASE + "held")]
+            return sum(int(length) for length in lengths) + int(client.zcard(BASE + "due"))
+
+    def counters(self) -> dict[str, int]:
+        """The queue's counters."""
+        with self.server.client() as client:
+            return {key.decode(): int(value) for key, value in client.hgetall(BASE + "stats").items()}
+
+    def history(self, attempts: dict[str, int]) -> History:
+        """Everything that is known, for the checker."""
+        tried, acknowledged = self._ids()
+        runs, contradictions = evidence.read(self.evidence)
+        return History(
+            acknowledged=acknowledged,
+            tried=tried,
+            runs=runs,
+            states=self._states(),
+            stored=self.stored(),
+            counters=self.counters(),
+            attempts=attempts,
+            killed=self.killed,
+            windows=self.windows,
+            contradictions=contradictions,
+        )
+
+    def _ids(self) -> tuple[dict[str, str], dict[str, str]]:
+        found: dict[str, dict[str, str]] = {"tried": {}, "acknowledged": {}}
+        for line in (self.folder / "ids").read_text().splitlines():
+            what, job_id, kind = line.split()
+            found[what][job_id] = kind
+        return found["tried"], found["acknowledged"]
+
+    def _states(self) -> dict[str, str]:
+        states = {}
+        with self.server.client() as client:
+            for key in client.scan_iter(match=BASE + "job:*", count=1000):
+                states[key.decode().removeprefix(BASE + "job:")] = (client.hget(key, "state") or b"").decode()
+        return states
+
+    def describe(self) -> str:
+        """The state of things, for a failure's message."""
+        with self.server.client() as client:
+            lengths = {key.rpartition(":")[2]: client.xlen(key) for key in STREAMS}
+            lengths["due"] = client.zcard(BASE + "due")
+        return f"seed {self.seed}; {lengths}; {self.counters()}; {self._logs()}"
+
+    def _logs(self) -> str:
+        return "".join(f"\n--- {path}\n{_tail(path)}" for path in self._log_files())
+
+    def _log_files(self) -> list[Path]:
+        return [self.folder / "producer", *(self.folder / name / "stderr" for name in self.hosts)]
+
+
+def _tail(path: Path, size: int = 3000) -> str:
+    return path.read_text(errors="replace")[-size:] if path.exists() else ""
+
+
+Scenario = Callable[[World], None]

@@ -57,7 +57,7 @@ class Trial:
 
     def kill_one(self) -> float | None:
         """Kill a busy worker; milliseconds until its job ran again, or None where it was between two jobs."""
-        wait_until(self._both_busy, 10.0, lambda: f"two busy workers:\n{self.supervised.log()[-2000:]}")
+        wait_until(self._both_busy, 10.0, lambda: f"two busy workers:\n{self.supervised.log()[-2000:]}", 0.05)
         time.sleep(self._rng.uniform(0.0, 0.05))
         victim = self._rng.choice(self.supervised.workers())
         at = time.monotonic_ns()
@@ -67,7 +67,7 @@ class Trial:
         if not interrupted:
             return None
         again = wait_until(
-            lambda: self._run_after(interrupted[-1]), 10.0, lambda: f"run after {interrupted[-1]}"
+            lambda: self._run_after(interrupted[-1]), 10.0, lambda: f"run after {interrupted[-1]}", 0.1
         )
         return (again.begin - at) / 1e6
 

@@ -86,6 +86,18 @@ class Supervised:
             self.wait_ready(timeout)
         return self
 
+    def command(self, *arguments: str, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
+        """Run `millstream ARGUMENT...` in the same folder with the same environment."""
+        return subprocess.run(
+            [sys.executable, "-m", "millstream", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
     def wait_ready(self, timeout: float = 20.0) -> None:
         """Wait for the ready line; fails at once when the process ends before."""
 

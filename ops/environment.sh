@@ -62,9 +62,9 @@ install_packages() {
     echo "preparing $VENV (once; this takes a minute or two) ..." >&2
     if ! "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e "$ROOT[$extras]" >"$log" 2>&1; then
         tail -n 20 "$log" >&2
-        if grep -qiE 'NewConnectionError|name resolution|timed out|unreachable|ProxyError|Max retries' "$log"; then
+        if grep -qiE 'NewConnectionError|name resolution|timed out|unreachable|ProxyError|Max retries|from versions: none' "$log"; then
             rm -f "$log"
-            fail "packages could not be downloaded: a network with a Python package index is needed."
+            fail "packages could not be downloaded: a network and a Python package index are needed."
         fi
         rm -f "$log"
         fail "packages could not be installed; see above."

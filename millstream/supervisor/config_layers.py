@@ -57,12 +57,14 @@ class Layers:
             del self.origins[other]
 
     def origin(self, key: Key) -> str:
-        """Where this value, or else the nearest table around it, was set; "default" if nowhere."""
-        for length in range(len(key), 0, -1):
-            if key[:length] in self.origins:
-                return self.origins[key[:length]]
-        inside = [origin for other, origin in self.origins.items() if other[: len(key)] == key]
-        return inside[0] if inside else "default"
+        """Where this value, or something inside it, was set; "default" if nowhere."""
+        inside = (origin for other, origin in self.origins.items() if other[: len(key)] == key)
+        return next(inside, "default")
+
+    def nearest_origin(self, key: Key) -> str:
+        """Where this value was set, or else something in the nearest table around it."""
+        origins = (self.origin(key[:length]) for length in range(len(key), 0, -1))
+        return next((origin for origin in origins if origin != "default"), "default")
 
 
 def _overlap(one: Key, other: Key) -> bool:
@@ -169,7 +171,7 @@ def _normalise_group(layers: Layers, name: str, group: dict[str, Any], *, alone:
     for key in ("name", "weights"):  # fields of the model that are not keys of the table
         if key in group:
             where = ("workers", name, key)
-            layers.problems.append(f"{'.'.join(where)} ({layers.origin(where)}): unknown key")
+            layers.problems.append(f"{'.'.join(where)} ({layers.nearest_origin(where)}): unknown key")
             del group[key]
     group["name"] = name
     queues = group.get("queues")
@@ -177,7 +179,9 @@ def _normalise_group(layers: Layers, name: str, group: dict[str, Any], *, alone:
         group["queues"] = ()  # the queues of all registered jobs
     elif queues in ([], {}, ""):
         where = ("workers", name, "queues")
-        layers.problems.append(f"{'.'.join(where)} ({layers.origin(where)}): must name at least one queue")
+        layers.problems.append(
+            f"{'.'.join(where)} ({layers.nearest_origin(where)}): must name at least one queue"
+        )
         group["queues"] = ()
     elif isinstance(queues, dict):
         group["queues"], group["weights"] = list(queues), queues

@@ -43,7 +43,7 @@ def worded(error: ValidationError, layers: Layers) -> list[str]:
 def _line(detail: ErrorDetails, layers: Layers) -> str:
     key = _written_key(tuple(str(part) for part in detail["loc"]))
     reason = _reason(detail, key)
-    return f"{_dotted(key)} ({layers.origin(key)}): {reason}"
+    return f"{_dotted(key)} ({layers.nearest_origin(key)}): {reason}"
 
 
 def _written_key(key: Key) -> Key:
@@ -115,7 +115,7 @@ def cross_checks(settings: Settings, layers: Layers) -> list[str]:
     supervisor = settings.supervisor
     if supervisor.restart_backoff_max < supervisor.restart_backoff:
         problems.append((("supervisor", "restart_backoff_max"), "must not be below restart_backoff"))
-    return [f"{_dotted(key)} ({layers.origin(key)}): {reason}" for key, reason in problems]
+    return [f"{_dotted(key)} ({layers.nearest_origin(key)}): {reason}" for key, reason in problems]
 
 
 def _group_problems(group: Group) -> Iterator[tuple[str, str]]:

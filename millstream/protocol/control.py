@@ -1,6 +1,6 @@
 """What operators do to a queue: pause, resume, purge, and bring dead jobs back or delete them.
 
-The first half makes calls, one function per script. The second half runs them until there is nothing left to do.
+The first half makes calls, one function per script; the second half runs them until nothing is left to do.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from millstream.protocol.call import Call
 from millstream.protocol.keys import QueueKeys
-from millstream.protocol.link import Link
+from millstream.protocol.runner import Runner
 from millstream.protocol.scripts import script
 from millstream.protocol.transitions import all_keys
 
@@ -59,7 +59,7 @@ def pause(keys: QueueKeys) -> Call[bool]:
 
 
 def resume(keys: QueueKeys, *, begin: bool = True, count: int = STEP) -> Call[Resumed]:
-    """One step of a resume. With ``begin=False`` only one that somebody began goes on (maintenance does this)."""
+    """One step of a resume. ``begin=False`` only goes on with what somebody began (maintenance does this)."""
     return Call(
         script("resume"),
         all_keys(keys),
@@ -88,40 +88,40 @@ def dead_delete(keys: QueueKeys, ids: Sequence[str]) -> Call[list[bool]]:
     return Call(script("dead_delete"), all_keys(keys), ids, lambda reply: [bool(code) for code in reply])
 
 
-def resume_all(link: Link, keys: QueueKeys) -> Resumed:
+def resume_all(runner: Runner, keys: QueueKeys) -> Resumed:
     """Resume a queue to the end; the reply counts all that was held. Raises :class:`Unavailable`."""
     moved = 0
     while True:
-        step = link.run(resume(keys))
+        step = runner.run(resume(keys))
         moved += step.moved
         if step.state is not Resuming.MORE:
             return Resumed(step.state, moved)
 
 
-def purge_all(link: Link, keys: QueueKeys, *, due: bool = False) -> int:
+def purge_all(runner: Runner, keys: QueueKeys, *, due: bool = False) -> int:
     """Remove every waiting job of a queue and return how many there were. Raises :class:`Unavailable`."""
     removed = 0
     while True:
-        step = link.run(purge(keys, due=due))
+        step = runner.run(purge(keys, due=due))
         removed += step.removed
         if not step.more:
             return removed
 
 
-def retry_dead(link: Link, keys: QueueKeys, ids: Sequence[str]) -> dict[str, Retried]:
+def retry_dead(runner: Runner, keys: QueueKeys, ids: Sequence[str]) -> dict[str, Retried]:
     """Enqueue dead jobs again, however many; what became of each, by id. Raises :class:`Unavailable`."""
     done: dict[str, Retried] = {}
     for step in _steps(ids):
-        codes = link.run(dead_retry(keys, step))
+        codes = runner.run(dead_retry(keys, step))
         done.update(zip(step, codes, strict=True))
     return done
 
 
-def delete_dead(link: Link, keys: QueueKeys, ids: Sequence[str]) -> int:
+def delete_dead(runner: Runner, keys: QueueKeys, ids: Sequence[str]) -> int:
     """Delete dead jobs, however many, and return how many were dead. Raises :class:`Unavailable`."""
     deleted = 0
     for step in _steps(ids):
-        codes = link.run(dead_delete(keys, step))
+        codes = runner.run(dead_delete(keys, step))
         deleted += sum(codes)
     return deleted
 

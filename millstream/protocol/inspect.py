@@ -1,4 +1,4 @@
-"""Bounded reads for people and dashboards: how full the queues are, which jobs are where, which hosts live."""
+"""Bounded reads for people and dashboards: how full queues are, which jobs are where, which hosts live."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import orjson
 
 from millstream.protocol.call import Call
 from millstream.protocol.keys import STREAMS, Keys, QueueKeys
-from millstream.protocol.link import Link
+from millstream.protocol.runner import Runner
 from millstream.protocol.scripts import script
 from millstream.protocol.transitions import all_keys
 
@@ -20,8 +20,8 @@ class Survey:
     """How many jobs of one queue are where, at one instant of the server.
 
     ``waiting`` is ready to run or held by a pause; ``streams`` is what was not delivered yet, per stream.
-    ``due`` counts scheduled and retrying jobs. ``oldest`` is the age in seconds of the job that waits longest,
-    ``next_due`` the seconds until the next job is due (not below 0); None where there is none.
+    ``due`` counts scheduled and retrying jobs. ``oldest`` is the age in seconds of the job that waits
+    longest, ``next_due`` the seconds until the next job is due (not below 0); None where there is none.
     """
 
     queue: str
@@ -67,10 +67,7 @@ def browse(keys: QueueKeys, place: str, position: str = "", count: int = 100) ->
 
 def _parse_survey(keys: QueueKeys, reply: list[Any]) -> Survey:
     now, paused, lengths, pendings, held, due, dead, oldest, next_due, counters = reply
-    streams = {
-        name: max(0, length - pending)
-        for name, length, pending in zip(STREAMS, lengths, pendings, strict=True)
-    }
+    streams = {name: max(0, length - pending) for name, length, pending in zip(STREAMS, lengths, pendings, strict=True)}
     return Survey(
         queue=keys.queue,
         tag=keys.tag,
@@ -84,27 +81,25 @@ def _parse_survey(keys: QueueKeys, reply: list[Any]) -> Survey:
         oldest=max(0, now - oldest) / 1000 if oldest >= 0 else None,
         next_due=max(0, next_due - now) / 1000 if next_due >= 0 else None,
         streams=streams,
-        counters={
-            name.decode(): int(count) for name, count in zip(counters[::2], counters[1::2], strict=True)
-        },
+        counters={name.decode(): int(count) for name, count in zip(counters[::2], counters[1::2], strict=True)},
     )
 
 
-def known_queues(link: Link, keys: Keys) -> list[QueueKeys]:
+def known_queues(runner: Runner, keys: Keys) -> list[QueueKeys]:
     """Every queue that was ever used, sorted by name. Raises :class:`Unavailable`."""
-    members = sorted(member.decode(errors="replace") for member in link.execute("SMEMBERS", keys.queues))
+    members = sorted(member.decode(errors="replace") for member in runner.execute("SMEMBERS", keys.queues))
     split = (member.partition("@") for member in members)
     return [keys.queue(name, tag or None) for name, _, tag in split]
 
 
-def surveys(link: Link, queues: Sequence[QueueKeys]) -> list[Survey]:
+def surveys(runner: Runner, queues: Sequence[QueueKeys]) -> list[Survey]:
     """Count the jobs of several queues, in one round trip. Raises :class:`Unavailable`."""
-    return link.run_many([survey(keys) for keys in queues])
+    return runner.run_many([survey(keys) for keys in queues])
 
 
 @dataclass(frozen=True)
 class Host:
-    """One supervisor by its last heartbeat; ``age`` is in seconds, ``alive`` says that its lease has not expired."""
+    """One supervisor by its last heartbeat; ``age`` in seconds. It is ``alive`` until its lease expires."""
 
     name: str
     age: float
@@ -116,10 +111,10 @@ class Host:
         return {**self.heartbeat, "name": self.name, "age": self.age, "alive": self.alive}
 
 
-def hosts(link: Link, keys: Keys) -> list[Host]:
+def hosts(runner: Runner, keys: Keys) -> list[Host]:
     """Every supervisor that left a heartbeat, by name. Raises :class:`Unavailable`."""
-    flat = link.execute("HGETALL", keys.hosts)
-    clock = link.execute("TIME")
+    flat = runner.execute("HGETALL", keys.hosts)
+    clock = runner.execute("TIME")
     now = int(clock[0]) * 1000 + int(clock[1]) // 1000
     found = [_parse_host(name, beat, now) for name, beat in zip(flat[::2], flat[1::2], strict=True)]
     return sorted((host for host in found if host), key=lambda host: host.name)

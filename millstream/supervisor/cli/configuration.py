@@ -1,0 +1,90 @@
+"""``millstream check`` and ``millstream config show``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from millstream.protocol.app import Millstream
+from millstream.supervisor.cli.options import Globals, global_options
+from millstream.supervisor.cli.output import Column, print_fields, print_rows
+from millstream.supervisor.cli.session import Session
+from millstream.supervisor.cli.wording import plural
+from millstream.supervisor.config import Settings, describe, processes
+
+
+@click.command()
+@global_options
+@click.pass_obj
+def check(options: Globals) -> None:
+    """Check the configuration and the application; start nothing. Exit code 78 lists every problem."""
+    session = Session(options)
+    settings = session.settings
+    app = session.app
+    row = _findings(settings, app)
+    shown = {
+        "file": row["file"] or "none",
+        "redis": row["redis"],
+        "application": row["app"],
+        "jobs": "\n".join(f"{job['name']} ({job['queue']})" for job in row["jobs"]) or "none",
+        "groups": "\n".join(_worded(group) for group in row["groups"]),
+    }
+    print_fields(row, session.output, shown=shown)
+    for warning in row["warnings"]:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo("the configuration is good", err=True)
+
+
+def _worded(group: dict[str, Any]) -> str:
+    count = plural(group["processes"], "process", "processes")
+    return f"{group['name']}: {count}, queues {', '.join(group['queues']) or 'none'}"
+
+
+def _findings(settings: Settings, app: Millstream) -> dict[str, Any]:
+    from millstream.protocol.connection import redacted
+
+    jobs = [app.registry.get(name) for name in app.registry.names]
+    groups = [
+        {
+            "name": group.name,
+            "processes": processes(group),
+            "queues": list(group.queues) or app.registry.queues,
+        }
+        for group in settings.workers.values()
+    ]
+    return {
+        "file": str(settings.file) if settings.file else None,
+        "redis": redacted(settings.location.url),
+        "app": settings.app,
+        "jobs": [{"name": job.name, "queue": job.queue, "timeout": job.timeout} for job in jobs if job],
+        "groups": groups,
+        "warnings": list(_warnings(app, groups)),
+    }
+
+
+def _warnings(app: Millstream, groups: list[dict[str, Any]]) -> list[str]:
+    served = {queue for group in groups for queue in group["queues"]}
+    unserved = [queue for queue in app.registry.queues if queue not in served]
+    endless = [name for name in app.registry.names if (job := app.registry.get(name)) and not job.timeout]
+    warnings = [f"no group serves queue {queue!r}: its jobs will wait" for queue in unserved]
+    warnings += [f"job {name!r} has no timeout: one that hangs holds its worker for ever" for name in endless]
+    if not app.registry.names:
+        warnings.append("the application has no jobs")
+    return warnings
+
+
+@click.group()
+def config() -> None:
+    """Show the configuration."""
+
+
+@config.command()
+@global_options
+@click.pass_obj
+def show(options: Globals) -> None:
+    """Show every setting, its value and where it comes from; secrets are masked."""
+    session = Session(options)
+    columns = (Column("key"), Column("value"), Column("source"))
+    rows = [row._asdict() for row in describe(session.settings)]
+    print_rows(rows, columns, session.output, nothing="no settings")

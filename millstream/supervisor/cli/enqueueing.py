@@ -1,0 +1,95 @@
+"""``millstream enqueue``: one job from the command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import orjson
+
+from millstream.protocol.app import Millstream
+from millstream.protocol.errors import InvalidJob
+from millstream.protocol.keys import checked_name
+from millstream.protocol.registry import Draft, checked_options
+from millstream.supervisor.cli.options import Globals, global_options
+from millstream.supervisor.cli.output import print_fields
+from millstream.supervisor.cli.session import Session
+
+
+@click.command(context_settings={"ignore_unknown_options": False})
+@click.argument("name")
+@click.argument("args", metavar="[ARG]...", nargs=-1)
+@click.option("--kwargs", metavar="JSON", help="Keyword arguments: a JSON object.")
+@click.option("--queue", help="The queue; by default the job's own.")
+@click.option("--delay", type=click.FloatRange(min=0), metavar="SECONDS", help="Not before so many seconds.")
+@click.option("--priority", help="critical, high, normal, low or a number.")
+@click.option("--id", "job_id", help="An id of your own: a second enqueue with it changes nothing.")
+@global_options
+@click.pass_obj
+def enqueue(
+    options: Globals,
+    name: str,
+    args: tuple[str, ...],
+    kwargs: str | None,
+    queue: str | None,
+    delay: float | None,
+    priority: str | None,
+    job_id: str | None,
+) -> None:
+    """Enqueue the job NAME and print its id.
+
+    Each ARG is read as JSON, or taken as text where it is not: 42 and '{"a": 1}' are what they look like,
+    hello is a text, '"42"' is the text 42. Put -- before arguments that begin with a dash.
+    """
+    session = Session(options)
+    chosen = {"queue": queue, "delay": delay, "priority": _priority(priority), "id": job_id}
+    draft = _draft(session, name, [_value(arg) for arg in args], _keywords(kwargs), chosen)
+    handle = session.app_or_plain.enqueue_draft(draft)
+    if not handle.created:
+        click.echo(f"job {handle.id} existed already; nothing was enqueued", err=True)
+    if session.output == "table":
+        click.echo(handle.id)
+    else:
+        print_fields({"id": handle.id, "queue": handle.queue, "created": handle.created}, session.output)
+
+
+def _draft(session: Session, name: str, args: list[Any], kwargs: dict[str, Any], chosen: dict[str, Any]) -> Draft:
+    """A checked call where the application knows the job; otherwise as asked, which needs a queue."""
+    app: Millstream = session.app_or_plain
+    job = app.registry.get(checked_name("job", name))
+    if job is not None:
+        return job.using(**chosen).job(*args, **kwargs)
+    if chosen["queue"] is None:
+        known = ", ".join(app.registry.names)
+        hint = f"this application has: {known}" if known else "no application is configured: pass --app"
+        raise InvalidJob(f"there is no job {name!r}: {hint}; or name the queue of another one's with --queue")
+    options = checked_options(**chosen)
+    return Draft(name, tuple(args), kwargs, chosen["queue"], options.priority or 0, options)
+
+
+def _value(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+
+
+def _keywords(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise click.BadParameter(f"not JSON: {error}", param_hint="--kwargs") from None
+    if not isinstance(value, dict):
+        raise click.BadParameter("must be a JSON object", param_hint="--kwargs")
+    return value
+
+
+def _priority(text: str | None) -> int | str | None:
+    if text is None:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        return text

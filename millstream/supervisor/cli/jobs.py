@@ -1,0 +1,154 @@
+"""``millstream jobs``: list, show, watch and cancel jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from millstream.protocol import transitions
+from millstream.protocol.errors import JobNotFound
+from millstream.protocol.info import FINAL, JobInfo, State
+from millstream.protocol.listing import Wanted, list_jobs
+from millstream.supervisor.cli.job_view import JOB_COLUMNS, fields_of, row_of
+from millstream.supervisor.cli.options import Globals, global_options
+from millstream.supervisor.cli.output import print_done, print_fields, print_line, print_rows
+from millstream.supervisor.cli.session import Session
+
+if TYPE_CHECKING:
+    from millstream.protocol.keys import QueueKeys
+
+REFRESH = 0.5
+"""Seconds after which ``watch`` looks for progress; the end of the job it hears of at once."""
+
+STATES = click.Choice([state.value for state in State])
+
+queue_option = click.option("--queue", help="Only this queue.")
+args_option = click.option("--args", "with_args", is_flag=True, help="Show the arguments too.")
+
+
+@click.group()
+def jobs() -> None:
+    """List, show, watch and cancel jobs."""
+
+
+@jobs.command("list")
+@click.option("--state", "states", type=STATES, multiple=True, help="Only this state (repeatable).")
+@queue_option
+@click.option("--name", help="Only jobs of this name.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many at most.")
+@click.option("--cursor", help="Go on where an earlier list ended.")
+@args_option
+@global_options
+@click.pass_obj
+def list_(
+    options: Globals,
+    states: tuple[str, ...],
+    queue: str | None,
+    name: str | None,
+    limit: int,
+    cursor: str | None,
+    with_args: bool,
+) -> None:
+    """List jobs: running ones first, then waiting, due, dead and the last that ended."""
+    session = Session(options)
+    wanted = Wanted([State(state) for state in states] or None, name)
+    page = list_jobs(session.client, session.queues(queue), wanted, limit=limit, cursor=cursor)
+    print_rows((row_of(info, with_args) for info in page.jobs), JOB_COLUMNS, session.output, nothing="no such jobs")
+    if page.cursor:
+        click.echo(f"there may be more: --cursor {page.cursor}", err=True)
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@queue_option
+@args_option
+@global_options
+@click.pass_obj
+def show(options: Globals, job_id: str, queue: str | None, with_args: bool) -> None:
+    """Show all that is known of one job."""
+    session = Session(options)
+    _, info = session.find_job(job_id, queue)
+    print_fields(row_of(info, with_args), session.output, shown=fields_of(info, with_args))
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@queue_option
+@click.option("--timeout", type=click.FloatRange(min=0), help="Give up after so many seconds (exit code 1).")
+@args_option
+@global_options
+@click.pass_obj
+def watch(options: Globals, job_id: str, queue: str | None, timeout: float | None, with_args: bool) -> int:
+    """Follow one job to its end. The exit code is 0 where it completed, 1 where it ended otherwise."""
+    session = Session(options)
+    keys, info = session.find_job(job_id, queue)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    said = _tell(info, None, session.output, with_args)
+    while info.state not in FINAL:
+        if deadline is not None and time.monotonic() >= deadline:
+            click.echo(f"job {job_id} has not ended within {timeout:g} s", err=True)
+            return 1
+        info = _look_again(session, keys, info, deadline)
+        said = _tell(info, said, session.output, with_args)
+    if session.output != "ndjson":
+        print_fields(row_of(info, with_args), session.output, shown=fields_of(info, with_args))
+    return 0 if info.state is State.COMPLETED else 1
+
+
+def _look_again(session: Session, keys: QueueKeys, info: JobInfo, deadline: float | None) -> JobInfo:
+    """Wait for the end of the job, but not longer than its progress may stay unseen."""
+    wait = REFRESH if deadline is None else max(0.01, min(REFRESH, deadline - time.monotonic()))
+    with contextlib.suppress(TimeoutError):
+        session.client.wait_for_end(keys, info.id, wait)
+    return session.find_job(info.id, keys.queue)[1]
+
+
+def _tell(info: JobInfo, said: object, form: str, with_args: bool) -> object:
+    """Print the job if it looks different from what was *said*; return what is now."""
+    now = (info.state, info.attempt, info.run, info.progress, info.message)
+    if now != said:
+        if form == "ndjson":
+            print_line(row_of(info, with_args))
+        else:
+            progress = "" if info.progress is None else f" {info.progress:.0f} %"
+            note = f" {info.message}" if info.message else ""
+            click.echo(f"{info.state}, attempt {info.attempt}{progress}{note}", err=True)
+    return now
+
+
+@jobs.command()
+@click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+@queue_option
+@global_options
+@click.pass_obj
+def cancel(options: Globals, job_ids: tuple[str, ...], queue: str | None) -> int:
+    """Cancel jobs: waiting ones never start, running ones are asked to stop.
+
+    The exit code is 1 if one of them had ended before, or is unknown.
+    """
+    session = Session(options)
+    outcomes = [_cancel(session, job_id, queue) for job_id in job_ids]
+    return 0 if all(outcomes) else 1
+
+
+_CANCELLED = {
+    "ok": "job {id} is cancelled",
+    "running": "job {id} is running; it was asked to stop",
+    "ended": "job {id} had ended already ({state})",
+    "absent": "there is no job {id}",
+}
+
+
+def _cancel(session: Session, job_id: str, queue: str | None) -> bool:
+    try:
+        keys, _ = session.find_job(job_id, queue)
+    except JobNotFound as error:
+        print_done({"id": job_id, "outcome": "absent", "state": None}, str(error), session.output)
+        return False
+    outcome, state = session.client.run(transitions.cancel(keys, job_id))
+    message = _CANCELLED[outcome].format(id=job_id, state=state)
+    print_done({"id": job_id, "outcome": outcome, "state": state or None}, message, session.output)
+    return outcome in ("ok", "running")

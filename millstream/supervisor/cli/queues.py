@@ -1,0 +1,121 @@
+"""``millstream queues``: how full the queues are; pause, resume, purge."""
+
+from __future__ import annotations
+
+import click
+
+from millstream.protocol import control
+from millstream.protocol.inspect import survey, surveys
+from millstream.supervisor.cli.options import Globals, confirmed, destructive, global_options
+from millstream.supervisor.cli.output import Column, Row, print_done, print_fields, print_rows
+from millstream.supervisor.cli.session import Session
+from millstream.supervisor.cli.wording import duration, plural
+
+
+@click.group()
+def queues() -> None:
+    """List, show, pause, resume and purge queues."""
+
+
+def _state(row: Row) -> str:
+    if row["resuming"]:
+        return "resuming"
+    return "paused" if row["paused"] else "open"
+
+
+COLUMNS = (
+    Column("queue"),
+    Column("state", _state),
+    Column("waiting", right=True),
+    Column("running", right=True),
+    Column("due", right=True),
+    Column("dead", right=True),
+    Column("oldest", lambda row: duration(row["oldest"]), right=True),
+)
+
+
+@queues.command("list")
+@global_options
+@click.pass_obj
+def list_queues(options: Globals) -> None:
+    """List all queues: jobs that wait, run, are due later or are dead, and the age of the oldest that waits."""
+    session = Session(options)
+    found = surveys(session.client, session.queues())
+    print_rows((one.to_dict() for one in found), COLUMNS, session.output, nothing="no queue was used yet")
+
+
+@queues.command()
+@click.argument("queue")
+@global_options
+@click.pass_obj
+def show(options: Globals, queue: str) -> None:
+    """Show one queue with its streams and counters."""
+    session = Session(options)
+    row = session.client.run(survey(session.queue(queue))).to_dict()
+    counters = row["counters"]
+    shown = {
+        "queue": row["queue"],
+        "state": _state(row),
+        "waiting": row["waiting"],
+        **{f"  {name}": count for name, count in row["streams"].items() if count},
+        "  held": row["held"] or None,
+        "running": row["running"],
+        "due": row["due"],
+        "next due in": duration(row["next_due"]) if row["next_due"] is not None else None,
+        "dead": row["dead"],
+        "oldest waits": duration(row["oldest"]) if row["oldest"] is not None else None,
+        **{f"{name} so far": f"{count:,}" for name, count in sorted(counters.items())},
+    }
+    print_fields(row, session.output, shown=shown)
+
+
+@queues.command()
+@click.argument("queue")
+@global_options
+@click.pass_obj
+def pause(options: Globals, queue: str) -> None:
+    """Pause a queue: its jobs wait, running ones finish, new ones are accepted and held."""
+    session = Session(options)
+    keys = session.queue(queue)
+    changed = session.client.run(control.pause(keys))
+    waiting = session.client.run(survey(keys)).waiting
+    message = f"queue {queue} {'is paused' if changed else 'was paused already'}; {plural(waiting, 'job')} waiting"
+    print_done({"queue": queue, "paused": True, "changed": changed, "waiting": waiting}, message, session.output)
+
+
+@queues.command()
+@click.argument("queue")
+@global_options
+@click.pass_obj
+def resume(options: Globals, queue: str) -> None:
+    """Resume a paused queue; what was held is served first, in order."""
+    session = Session(options)
+    done = control.resume_all(session.client, session.queue(queue))
+    changed = done.state is control.Resuming.DONE
+    was_held = plural(done.moved, "held job")
+    message = f"queue {queue} is open again, {was_held} moved" if changed else f"queue {queue} was not paused"
+    print_done({"queue": queue, "paused": False, "changed": changed, "moved": done.moved}, message, session.output)
+
+
+@queues.command()
+@click.argument("queue")
+@click.option("--due", is_flag=True, help="Remove scheduled and retrying jobs too.")
+@destructive
+@global_options
+@click.pass_obj
+def purge(options: Globals, queue: str, due: bool, yes: bool, dry_run: bool) -> int:
+    """Remove the waiting jobs of a queue and their records; running ones are not touched."""
+    session = Session(options)
+    keys = session.queue(queue)
+    counted = session.client.run(survey(keys))
+    count = counted.waiting + (counted.due if due else 0)
+    what = f"{plural(count, 'job')} of queue {queue}"
+    if dry_run:
+        print_done({"queue": queue, "would_remove": count}, f"would remove {what}", session.output)
+        return 0
+    if count and not confirmed(f"Remove {what}?", yes=yes):
+        click.echo("nothing was removed", err=True)
+        return 1
+    removed = control.purge_all(session.client, keys, due=due) if count else 0
+    print_done({"queue": queue, "removed": removed}, f"removed {plural(removed, 'job')}", session.output)
+    return 0

@@ -1,0 +1,40 @@
+"""``millstream up`` and ``millstream demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from millstream.supervisor.cli.options import Globals, connection_options
+from millstream.supervisor.cli.session import Session
+
+
+@click.command()
+@click.option("--burst", is_flag=True, help="Exit when no job is left to run.")
+@connection_options
+@click.pass_obj
+def up(options: Globals, burst: bool) -> int:
+    """Run the supervisor and its workers until a signal ends them."""
+    settings = Session(options).settings
+    from millstream.supervisor import boot
+
+    return boot.run(settings, burst=burst)
+
+
+@click.command()
+@click.argument("folder", required=False, type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--keep", is_flag=True, help="Stay up at the end, and say what to look at.")
+@click.option("--processes", type=click.IntRange(1, 1000), metavar="N", help="Worker processes.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Not more than so many files.")
+@click.option("--redis-url", metavar="URL", help="Use this server, not an embedded one.")
+def demo(folder: Path | None, keep: bool, processes: int | None, limit: int | None, redis_url: str | None) -> int:
+    """Analyse every file of FOLDER with several worker processes, and sum it up.
+
+    Each file is one job: its hash, its lines, its tokens, how well it compresses. By default the files are
+    the sources of Python's own standard library. A private server and a supervisor are started for it, and
+    stopped at the end.
+    """
+    from millstream.supervisor.demo import Plan, run
+
+    return run(Plan(folder, keep=keep, processes=processes, limit=limit, redis_url=redis_url))

@@ -37,6 +37,7 @@ LOCK_NAME = "valkey.lock"
 LOG_LIMIT = 10 * 1024 * 1024
 START_TIMEOUT = 30.0  # loading a large append-only file takes its time
 POLL = 0.01
+PERIODIC_TASK = 0.1
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,10 @@ def start(
             finally:
                 os.close(lock)  # the server keeps the copy that it inherited
             return _started(pid, data, socket, deadline)
-        if answers(socket):
+        if _stays(socket):
             return Server(socket, data, None)
         if time.monotonic() > deadline:
-            raise EmbeddedUnavailable(
-                f"{data}: another process holds {LOCK_NAME} but does not answer on {socket}"
-            )
+            raise EmbeddedUnavailable(f"{data}: another process holds {LOCK_NAME} but does not answer on {socket}")
         time.sleep(POLL)
 
 
@@ -107,13 +106,9 @@ def _prepare(data: Path, socket: Path) -> None:
         except OSError as error:
             raise EmbeddedUnavailable(f"{folder}: cannot be used for data: {error.strerror}") from error
         if status.st_uid != os.geteuid():
-            raise EmbeddedUnavailable(
-                f"{folder}: belongs to another user; set MILLSTREAM_DATA to a folder of yours"
-            )
+            raise EmbeddedUnavailable(f"{folder}: belongs to another user; set MILLSTREAM_DATA to a folder of yours")
         if status.st_mode & 0o022:
-            raise EmbeddedUnavailable(
-                f"{folder}: others may write to it; chmod 700 it, or set MILLSTREAM_DATA"
-            )
+            raise EmbeddedUnavailable(f"{folder}: others may write to it; chmod 700 it, or set MILLSTREAM_DATA")
     with contextlib.suppress(FileExistsError), (data / ".gitignore").open("x") as ignore:
         ignore.write("*\n")
     log = data / LOG_NAME
@@ -164,14 +159,42 @@ def wait_ready(socket: Path, deadline: float, *, pid: int | None = None, log: Pa
 
 def answers(socket: Path, timeout: float = 1.0) -> bool:
     """Whether a server on this socket serves commands now."""
-    with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as client:
-        client.settimeout(timeout)
-        try:
-            client.connect(str(socket))
-            client.sendall(b"PING\r\n")
-            return client.recv(64).startswith(b"+PONG")
-        except OSError:
+    with _connection(timeout) as client:
+        return _connected(client, socket) and _pings(client)
+
+
+def _stays(socket: Path) -> bool:
+    """Whether the server is not only there, but not about to leave.
+
+    One that got TERM when its supervisor died still answers until its next periodic task, 10 times a second.
+    """
+    with _connection(1.0) as client:
+        if not (_connected(client, socket) and _pings(client)):
             return False
+        time.sleep(PERIODIC_TASK * 3)
+        return _pings(client)
+
+
+def _connection(timeout: float) -> sockets.socket:
+    client = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
+    client.settimeout(timeout)
+    return client
+
+
+def _connected(client: sockets.socket, socket: Path) -> bool:
+    try:
+        client.connect(str(socket))
+    except OSError:
+        return False
+    return True
+
+
+def _pings(client: sockets.socket) -> bool:
+    try:
+        client.sendall(b"PING\r\n")
+        return client.recv(64).startswith(b"+PONG")
+    except OSError:
+        return False
 
 
 def _exited(pid: int) -> bool:

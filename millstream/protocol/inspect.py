@@ -14,6 +14,9 @@ from millstream.protocol.runner import Runner
 from millstream.protocol.scripts import script
 from millstream.protocol.transitions import all_keys
 
+_OUTCOMES = {"retry": "retried", "crash": "crashed", "release": "released"}
+"""What users call the outcomes that the scripts count by their kind."""
+
 
 @dataclass(frozen=True)
 class Survey:

@@ -31,11 +31,13 @@ from millstream.protocol.handle import Handle
 from millstream.protocol.info import Attempt, JobError, JobInfo, State
 from millstream.protocol.policy import Retry
 from millstream.protocol.registry import Draft, Job
+from millstream.worker.context import CurrentJob, current_job
 
 __all__ = [
     "Attempt",
     "CancelRequested",
     "ConfigError",
+    "CurrentJob",
     "Discard",
     "Draft",
     "DuplicateJob",
@@ -64,6 +66,7 @@ __all__ = [
     "Unavailable",
     "UnknownJob",
     "Unsupported",
+    "current_job",
 ]
 
 __version__ = "0.1.0"

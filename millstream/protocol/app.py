@@ -21,7 +21,6 @@ from millstream.protocol.location import Location, locate
 from millstream.protocol.policy import Duration, Retry, policies, seconds
 from millstream.protocol.registry import (
     DEFAULT_RESULT_TTL,
-    DEFAULT_TIMEOUT,
     Draft,
     Job,
     Registry,
@@ -109,7 +108,7 @@ class Millstream:
         *,
         name: str | None = None,
         queue: str = "default",
-        timeout: Duration = DEFAULT_TIMEOUT,
+        timeout: Duration | None = None,
         retry: Retry | int | Sequence[Retry] | None = None,
         priority: int | str = 0,
         result_ttl: Duration = DEFAULT_RESULT_TTL,
@@ -122,14 +121,14 @@ class Millstream:
         *,
         name: str | None = None,
         queue: str = "default",
-        timeout: Duration = DEFAULT_TIMEOUT,
+        timeout: Duration | None = None,
         retry: Retry | int | Sequence[Retry] | None = None,
         priority: int | str = 0,
         result_ttl: Duration = DEFAULT_RESULT_TTL,
     ) -> Any:
         """Register a function as a job.
 
-        ``timeout`` (seconds, 0 for none) is the soft limit of a run; ``result_ttl`` (seconds) is how long its
+        ``timeout`` (seconds, 0 for none) is the soft limit of a run: by default its group's, else 3600; ``result_ttl`` (seconds) is how long its
         result is kept. Raises :class:`DuplicateJob`, :class:`InvalidJob`.
         """
 
@@ -139,7 +138,7 @@ class Millstream:
                 fn=function,
                 name=checked_name("job", name or function.__name__),
                 queue=checked_name("queue", queue),
-                timeout=seconds(timeout, "timeout"),
+                timeout=None if timeout is None else seconds(timeout, "timeout"),
                 retry=policies(retry),
                 priority=band_of(priority) if isinstance(priority, str) else priority,
                 result_ttl=seconds(result_ttl, "result_ttl"),

@@ -79,7 +79,7 @@ class Job(Generic[P, R]):
     fn: Callable[P, R]
     name: str
     queue: str
-    timeout: float
+    timeout: float | None
     retry: Policies
     priority: int | str
     result_ttl: float

@@ -46,6 +46,22 @@ class Outcome(NamedTuple):
     number: int
     row: bytes
 
+    def pack(self) -> bytes:
+        """As one string of bytes, for the scoreboard's outbox. JSON holds no NUL, nor do the other parts."""
+        return b"%b\0%b\0%b\0%d\0%b" % (
+            self.ref.encode(),
+            self.id.encode(),
+            self.kind.encode(),
+            self.number,
+            self.row,
+        )
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Outcome:
+        """The reverse of :meth:`pack`."""
+        ref, job_id, kind, number, row = packed.split(b"\0", 4)
+        return cls(ref.decode(), job_id.decode(), kind.decode(), int(number), row)
+
 
 class Verdict(StrEnum):
     """What became of a settled run."""

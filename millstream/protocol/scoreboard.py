@@ -1,0 +1,298 @@
+"""The scoreboard: shared memory in which each process says what it is doing, and its parent what it should do.
+
+A memfd holds a header and fixed-size records. A record belongs to one *incarnation* of a worker process; it is freed
+only when maintenance has settled it, so a respawned worker takes another one. Every field has one writer (its section
+says which) and is an aligned 8-byte word, stored and loaded whole. Text lies behind the words; its length, or another
+word that is stored after it, makes it valid. Times are nanoseconds of CLOCK_MONOTONIC, the same in all processes.
+
+A worker makes no system call for any of this, and whatever a dying worker leaves behind can be read by others.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from enum import IntEnum
+
+MAGIC = 0x4D494C4C53545231  # "MILLSTR1"
+LAYOUT = 1
+
+HEADER_BYTES = 4096
+RECORD_BYTES = 65536
+WORDS = 64
+
+ID_AT, ID_BYTES = 512, 256
+NAME_AT, NAME_BYTES = 768, 256
+HELD_AT, HELD_BYTES = 1024, 7168
+STACK_AT, STACK_BYTES = 8192, 8192
+OUTBOX_AT = 16384
+OUTBOX_BYTES = RECORD_BYTES - OUTBOX_AT
+
+_SEQ_SHIFT = 24
+_USED_MASK = (1 << _SEQ_SHIFT) - 1
+
+
+class Header(IntEnum):
+    """Words of the header."""
+
+    MAGIC = 0
+    LAYOUT = 1
+    RECORDS = 2
+    # Written by the supervisor.
+    SUPERVISOR_TICK = 8
+    PHASE = 9
+    # Written by maintenance.
+    MAINTENANCE_TICK = 16
+    NAME_LOST = 17  # another supervisor has taken our name
+    NOTHING_LEFT = 18  # no job waits, runs or is due
+
+
+class Phase(IntEnum):
+    """What the supervisor is waiting for."""
+
+    STARTING = 0  # the first worker to be ready
+    RUNNING = 1  # nothing: business as usual
+    QUIET = 2  # CONT, before it fetches again
+    DRAINING = 3  # running jobs to end
+    STOPPING = 4  # killed children to be reaped and settled
+
+
+class Word(IntEnum):
+    """Words of a record."""
+
+    # Written by the supervisor.
+    STATE = 0
+    INCARNATION = 1
+    PID = 2
+    GROUP = 3
+    SLOT = 4
+    SPAWNED = 5
+    EXIT = 6  # the status of waitpid
+    CAUSE = 7  # why the supervisor killed it: a Cause, 0 if it did not
+    ORDER = 8
+    REVOKED = 9  # the batch whose jobs that were not started are handed back
+    INTERRUPT_RUN = 10  # the run that an interruption is meant for
+    INTERRUPT = 11  # which one: an Interrupt
+    STACK_LENGTH = 12
+    REAPED = 13
+    # Written by the worker.
+    READY = 16
+    RUN = 17  # the number of the current run in this incarnation; 0 between runs
+    STARTED = 18
+    SOFT = 19  # 0: none
+    HARD = 20  # 0: none
+    BATCH = 21
+    BATCH_SIZE = 22
+    INDEX = 23  # which entry of the batch is running, or was last
+    HELD_LENGTH = 24
+    ATTEMPT = 25  # counted runs before this one
+    MAX_ATTEMPTS = 26
+    CRASHES = 27  # crashes before this run
+    RETRY_DELAY = 28  # ms until the next run, if this one is killed for its timeout or memory
+    OUTBOX = 29  # number of the last run with an outcome << 24 | bytes used
+    DONE = 30  # jobs ended
+    LAST_FETCH = 31  # when a round trip to Redis last succeeded
+    IDLE = 32  # 1 while it waits for work
+    QUEUE = 33  # which of its group's queues the batch is from
+    ID_LENGTH = 34
+    NAME_LENGTH = 35
+    RUN_STARTED_AT = 36  # the server's clock when the run started, ms
+    STALE = 37  # settles that were refused because the delivery had been taken
+    RUN_TOKEN = 38  # the delivery's `run`
+    # Written by maintenance.
+    OUTBOX_SETTLED = 48  # the run number up to which the outbox is settled
+    SETTLED = 49  # the incarnation whose remains are settled
+    LOST_RUN = 50  # the run whose lease was lost
+    CANCEL_RUN = 51  # the run that was cancelled
+    HANDED_BACK = 52  # the batch that was handed back
+
+
+class RecordState(IntEnum):
+    """Where a record is in its life."""
+
+    FREE = 0
+    ALIVE = 1  # its process was forked
+    DEAD = 2  # its process was reaped; maintenance has to settle it
+
+
+class Order(IntEnum):
+    """What the supervisor wants of a worker."""
+
+    WORK = 0
+    QUIET = 1
+    DRAIN = 2
+
+
+class Interrupt(IntEnum):
+    """Which interruption is meant for a run."""
+
+    NONE = 0
+    TIMEOUT = 1
+    DRAIN = 2
+    CANCEL = 3
+    LEASE_LOST = 4
+
+
+class Cause(IntEnum):
+    """Why the supervisor killed a worker."""
+
+    NONE = 0  # it did not: the worker died by itself
+    TIMEOUT = 1
+    MEMORY = 2
+    DRAIN = 3
+    CANCEL = 4
+    LEASE_LOST = 5
+    BOOT = 6  # it was not ready in time
+
+
+class Record:
+    """One worker process's part of the scoreboard."""
+
+    def __init__(self, index: int, view: memoryview) -> None:
+        self.index = index
+        self.words = view[: WORDS * 8].cast("Q")
+        self._bytes = view
+
+    def text(self, at: int, length: int) -> bytes:
+        return bytes(self._bytes[at : at + length])
+
+    def clear(self) -> None:
+        """Make a free record ready for a new incarnation."""
+        for word in range(WORDS):
+            self.words[word] = 0
+
+    # What the worker writes.
+
+    def hold(self, batch: int, queue: int, refs: list[str]) -> None:
+        """Say which entries the worker holds, in the order in which it will run them."""
+        words, text = self.words, " ".join(refs).encode()
+        words[Word.HELD_LENGTH] = 0
+        self._bytes[HELD_AT : HELD_AT + len(text)] = text
+        words[Word.QUEUE] = queue
+        words[Word.INDEX] = 0
+        words[Word.BATCH_SIZE] = len(refs)
+        words[Word.BATCH] = batch
+        words[Word.HELD_LENGTH] = len(text)
+
+    def name_job(self, job_id: bytes, name: bytes) -> None:
+        """Say which job is about to run."""
+        self._bytes[ID_AT : ID_AT + len(job_id)] = job_id
+        self._bytes[NAME_AT : NAME_AT + len(name)] = name
+        self.words[Word.ID_LENGTH] = len(job_id)
+        self.words[Word.NAME_LENGTH] = len(name)
+
+    def post(self, run: int, outcome: bytes) -> bool:
+        """Add the outcome of a run to the outbox; False where it does not fit."""
+        words = self.words
+        used = words[Word.OUTBOX] & _USED_MASK
+        end = used + 4 + len(outcome)
+        if end > OUTBOX_BYTES:
+            return False
+        start = OUTBOX_AT + used
+        self._bytes[start : start + 4] = len(outcome).to_bytes(4, "little")
+        self._bytes[start + 4 : OUTBOX_AT + end] = outcome
+        words[Word.OUTBOX] = run << _SEQ_SHIFT | end
+        return True
+
+    def empty_outbox(self) -> None:
+        """Forget the outcomes: they are settled. The number of the last run stays."""
+        self.words[Word.OUTBOX] &= ~_USED_MASK
+
+    # What others read.
+
+    @property
+    def last_outcome(self) -> int:
+        """The number of the last run that has an outcome."""
+        return self.words[Word.OUTBOX] >> _SEQ_SHIFT
+
+    @property
+    def running(self) -> int:
+        """The number of the run that is on and has no outcome yet, or 0."""
+        run = self.words[Word.RUN]
+        return 0 if run <= self.last_outcome else run
+
+    @property
+    def held(self) -> list[str]:
+        """The entries of the current batch, in order."""
+        text = self.text(HELD_AT, self.words[Word.HELD_LENGTH])
+        return text.decode().split(" ") if text else []
+
+    @property
+    def job_id(self) -> str:
+        return self.text(ID_AT, self.words[Word.ID_LENGTH]).decode(errors="replace")
+
+    @property
+    def job_name(self) -> str:
+        return self.text(NAME_AT, self.words[Word.NAME_LENGTH]).decode(errors="replace")
+
+    def outbox(self) -> tuple[int, list[bytes]]:
+        """A consistent copy of the outbox: the number of the last run in it, and the outcomes."""
+        while True:
+            before = self.words[Word.OUTBOX]
+            copy = self.text(OUTBOX_AT, before & _USED_MASK)
+            if self.words[Word.OUTBOX] == before:
+                break
+        outcomes, at = [], 0
+        while at < len(copy):
+            size = int.from_bytes(copy[at : at + 4], "little")
+            outcomes.append(copy[at + 4 : at + 4 + size])
+            at += 4 + size
+        return before >> _SEQ_SHIFT, outcomes
+
+    # What the supervisor writes.
+
+    def keep_stack(self, stack: bytes) -> None:
+        """Keep the stack of a process that is about to be killed, or has crashed."""
+        stack = stack[:STACK_BYTES]
+        self._bytes[STACK_AT : STACK_AT + len(stack)] = stack
+        self.words[Word.STACK_LENGTH] = len(stack)
+
+    @property
+    def stack(self) -> str:
+        return self.text(STACK_AT, self.words[Word.STACK_LENGTH]).decode(errors="replace")
+
+
+class Scoreboard:
+    """The header and all records."""
+
+    def __init__(self, descriptor: int, records: int) -> None:
+        self.descriptor = descriptor
+        self._memory = mmap.mmap(descriptor, HEADER_BYTES + records * RECORD_BYTES)
+        view = memoryview(self._memory)
+        self.header = view[:HEADER_BYTES].cast("Q")
+        starts = range(HEADER_BYTES, HEADER_BYTES + records * RECORD_BYTES, RECORD_BYTES)
+        self.records = [Record(index, view[at : at + RECORD_BYTES]) for index, at in enumerate(starts)]
+
+    @classmethod
+    def create(cls, records: int) -> Scoreboard:
+        """Make a new scoreboard in anonymous shared memory; pages that are never written cost nothing."""
+        descriptor = anonymous_file("millstream-scoreboard")
+        os.ftruncate(descriptor, HEADER_BYTES + records * RECORD_BYTES)
+        board = cls(descriptor, records)
+        board.header[Header.MAGIC] = MAGIC
+        board.header[Header.LAYOUT] = LAYOUT
+        board.header[Header.RECORDS] = records
+        return board
+
+    def in_state(self, state: RecordState) -> Iterator[Record]:
+        """The records in this state."""
+        return (record for record in self.records if record.words[Word.STATE] == state)
+
+    def free_record(self) -> Record | None:
+        """A record that no incarnation uses, cleared; None where all are taken."""
+        record = next(self.in_state(RecordState.FREE), None)
+        if record is not None:
+            record.clear()
+        return record
+
+
+def anonymous_file(name: str) -> int:
+    """A file without a name: a memfd on Linux, an unlinked temporary file elsewhere."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name)
+    import tempfile
+
+    descriptor, path = tempfile.mkstemp(prefix=name)
+    os.unlink(path)
+    return descriptor

@@ -1,0 +1,78 @@
+"""Who this supervisor is: its instance, the lock that tells whether its process tree still lives, its boot."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import secrets
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from millstream.protocol.errors import NameTaken
+
+LOCK_PATIENCE = 3.0
+"""Seconds to wait for the lock: the children of a killed supervisor are gone within two."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """``instance`` is the name and a random id: it is never used again. ``lock`` is an open descriptor."""
+
+    name: str
+    instance: str
+    boot: str
+    namespace: str
+    lock: int
+
+    def tree_is_gone(self, heartbeat: dict[str, object]) -> bool:
+        """Whether the supervisor that wrote this heartbeat, and all its children, are known to be dead.
+
+        They held the lock that we hold now, if they ran in this boot and in this PID namespace of this machine.
+        """
+        return heartbeat.get("boot") == self.boot and heartbeat.get("pidns") == self.namespace
+
+
+def identify(name: str, url: str, prefix: str) -> Identity:
+    """Take the lock of this name and make a new instance. Raises :class:`NameTaken` while its tree lives.
+
+    The lock is inherited by all children, so that it is free only when the whole tree is gone.
+    """
+    instance = f"{name}-{secrets.token_hex(3)}"
+    return Identity(name, instance, _boot_id(), _pid_namespace(), _take_lock(name, url, prefix))
+
+
+def _take_lock(name: str, url: str, prefix: str) -> int:
+    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"millstream-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    digest = hashlib.sha256(f"{url}\0{prefix}\0{name}".encode()).hexdigest()[:24]
+    descriptor = os.open(folder / f"{digest}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + LOCK_PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                raise NameTaken(
+                    f"a supervisor named {name!r} runs on this machine already; "
+                    "give this one another name: supervisor.name or MILLSTREAM_SUPERVISOR__NAME"
+                ) from None
+            time.sleep(0.05)
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _pid_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""

@@ -1,0 +1,69 @@
+"""What a supervisor tells the others about itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from typing import Any
+
+import orjson
+import psutil
+
+import millstream
+from millstream.protocol.scoreboard import Header, Order, Phase, Record, RecordState, Scoreboard, Word
+from millstream.supervisor.plan import Plan
+
+_STARTED = int(time.time() * 1000)
+
+
+def heartbeat(plan: Plan, board: Scoreboard) -> bytes:
+    """The heartbeat as JSON; the server adds its own time as ``at``."""
+    phase = Phase(board.header[Header.PHASE])
+    return orjson.dumps(
+        {
+            **identity(plan),
+            "state": phase.name.lower(),
+            "groups": {group.name: {"queues": group.queues, "target": group.processes} for group in plan.groups},
+            "workers": [_worker(record, plan) for record in board.in_state(RecordState.ALIVE)],
+        }
+    )
+
+
+def identity(plan: Plan) -> dict[str, Any]:
+    """The part of the heartbeat that does not change."""
+    own = plan.identity
+    return {
+        "instance": own.instance,
+        "name": own.name,
+        "host": socket.gethostname(),
+        "pid": os.getppid(),
+        "boot": own.boot,
+        "pidns": own.namespace,
+        "started": _STARTED,
+        "lease": plan.lease,
+        "version": millstream.__version__,
+    }
+
+
+def _worker(record: Record, plan: Plan) -> dict[str, Any]:
+    words = record.words
+    run = record.running
+    state = "starting" if not words[Word.READY] else "busy" if run else "idle"
+    if words[Word.ORDER] == Order.DRAIN:
+        state = "draining"
+    rss = None
+    with contextlib.suppress(psutil.Error):
+        rss = psutil.Process(words[Word.PID]).memory_info().rss
+    return {
+        "group": plan.groups[words[Word.GROUP]].name,
+        "slot": words[Word.SLOT],
+        "pid": words[Word.PID],
+        "state": state,
+        "job": record.job_id if run else None,
+        "name": record.job_name if run else None,
+        "since": round((time.monotonic_ns() - words[Word.STARTED]) / 1e9, 3) if run else None,
+        "jobs": words[Word.DONE],
+        "rss": rss,
+    }

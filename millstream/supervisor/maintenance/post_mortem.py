@@ -1,0 +1,93 @@
+"""What becomes of the job that was running when its worker died."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import orjson
+
+from millstream.protocol.scoreboard import Cause, Record, Word
+from millstream.protocol.transitions import Kind, Outcome
+from millstream.supervisor.endings import Ending, describe
+from millstream.supervisor.plan import GroupPlan, Plan
+
+CANCELLED_TTL = 86_400_000
+"""Milliseconds for which the record of a cancelled job is kept."""
+
+
+def outcome_of_death(record: Record, group: GroupPlan, plan: Plan) -> Outcome | None:
+    """The outcome by the cause of the death; None where the job simply goes back, uncounted."""
+    words, refs = record.words, record.held
+    index = words[Word.INDEX]
+    if index >= len(refs):
+        return None
+    ref, job_id = refs[index], record.job_id
+    ending = describe(words[Word.EXIT], Cause(words[Word.CAUSE]))
+    match Cause(words[Word.CAUSE]):
+        case Cause.DRAIN | Cause.LEASE_LOST | Cause.BOOT:
+            return None
+        case Cause.CANCEL:
+            row = _row(record, group, plan, ending, "cancelled", counted=1)
+            return Outcome(ref, job_id, Kind.CANCELLED, CANCELLED_TTL, row)
+        case Cause.TIMEOUT | Cause.MEMORY:
+            return _counted(record, group, plan, ending, ref)
+        case _:
+            return _crashed(record, group, plan, ending, ref)
+
+
+def _counted(record: Record, group: GroupPlan, plan: Plan, ending: Ending, ref: str) -> Outcome:
+    """A timeout is a failure like another: retried by the job's own policy while attempts are left."""
+    words = record.words
+    row = _row(record, group, plan, ending, ending.cause, counted=1)
+    if words[Word.ATTEMPT] + 1 >= words[Word.MAX_ATTEMPTS]:
+        return Outcome(ref, record.job_id, Kind.DEAD, 0, row)
+    delay = int(random.uniform(0, words[Word.RETRY_DELAY]))  # noqa: S311 (no secret depends on it)
+    return Outcome(ref, record.job_id, Kind.RETRY, max(1, delay), row)
+
+
+def _crashed(record: Record, group: GroupPlan, plan: Plan, ending: Ending, ref: str) -> Outcome:
+    """A crash has its own count: again at once, then 10 s later, then 20 s …, then dead."""
+    crashes = record.words[Word.CRASHES] + 1
+    cause = "exit" if ending.signal is None else "crash"
+    row = _row(record, group, plan, ending, cause, counted=0)
+    if crashes >= group.crash_limit:
+        return Outcome(ref, record.job_id, Kind.CRASHED, 0, row)
+    delay = 0 if crashes == 1 else int(group.crash_delay * 1000 * 2 ** (crashes - 2))
+    return Outcome(ref, record.job_id, Kind.CRASH, delay, row)
+
+
+def _row(record: Record, group: GroupPlan, plan: Plan, ending: Ending, cause: str, *, counted: int) -> bytes:
+    words = record.words
+    row: dict[str, Any] = {
+        "n": record.job_name,
+        "a": words[Word.ATTEMPT] + counted,
+        "x": words[Word.MAX_ATTEMPTS],
+        "w": f"{plan.identity.name}:{group.name}/{words[Word.SLOT]}",
+        "c": cause,
+        "s": words[Word.RUN_STARTED_AT],
+        "d": round(max(0, words[Word.REAPED] - words[Word.STARTED]) / 1e9, 3),
+        "e": {
+            "type": "WorkerDied",
+            "message": _message(ending, cause),
+            "cause": cause,
+            "stack": record.stack,
+            "signal": ending.signal,
+            "exit_code": ending.exit_code,
+        },
+    }
+    return orjson.dumps(row)
+
+
+def _message(ending: Ending, cause: str) -> str:
+    match cause:
+        case "timeout":
+            return "the job did not end within its time limit and was killed"
+        case "memory":
+            return "the job used more memory than its group's memory_limit and was killed"
+        case "cancelled":
+            return "the job was cancelled and its worker killed"
+        case "exit":
+            return f"the worker process ended itself with exit code {ending.exit_code} while it ran the job"
+        case _:
+            return f"the worker process was killed by {ending.signal} while it ran the job"

@@ -1,0 +1,209 @@
+"""The urgent loop: leases first, then the dead, then what busy workers cannot do themselves.
+
+It ticks many times a second, and the supervisor replaces us when it does not; so nothing here may wait for long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import select
+import time
+
+import structlog
+
+from millstream.protocol import transitions
+from millstream.protocol.call import Call
+from millstream.protocol.errors import MillstreamError
+from millstream.protocol.link import Link, NoGroup
+from millstream.protocol.scoreboard import Header, Phase, Record, RecordState, Scoreboard, Word
+from millstream.protocol.transitions import Outcome
+from millstream.supervisor.maintenance.post_mortem import outcome_of_death
+from millstream.supervisor.plan import GroupPlan, Plan
+from millstream.worker.fetcher import BLOCK
+
+log = structlog.get_logger("millstream.maintenance")
+
+TICK = 0.025
+"""Seconds between two looks at the scoreboard."""
+
+BUSY = 0.05
+"""Seconds that a run may take before we settle what its worker ended before it."""
+
+SUPERVISOR_SILENT = 2.0
+"""Seconds without a tick of the supervisor after which its leases are not renewed: nobody enforces deadlines."""
+
+
+class Urgent:
+    """Renews, settles and hands back, on a connection of its own."""
+
+    def __init__(self, plan: Plan, board: Scoreboard, wake: int, parent: int) -> None:
+        self._plan = plan
+        self._board = board
+        self._wake = wake
+        self._parent = parent
+        # Shorter than the supervisor's patience with us: a server that hangs must not look like us hanging.
+        self._link = Link(plan.url, timeout=0.6, connect_timeout=0.6)
+        self._renewed = 0.0
+        self._retry_at = 0.0
+        self._failures = 0
+        self._second_looks: list[tuple[float, GroupPlan, str]] = []
+        self.orphaned = False
+
+    def run(self) -> None:
+        """Tick until the supervisor says that it stops, or is gone."""
+        header = self._board.header
+        while not self._should_leave():
+            header[Header.MAINTENANCE_TICK] = time.monotonic_ns()
+            if time.monotonic() >= self._retry_at:
+                self._attempt()
+            self._sleep()
+        with contextlib.suppress(MillstreamError):
+            self.settle_dead()
+
+    def _attempt(self) -> None:
+        try:
+            self._renew_leases()
+            self.settle_dead()
+            self._hand_back()
+            self._settle_busy()
+            self._look_again()
+        except NoGroup:
+            self._rejoin()
+        except MillstreamError as error:
+            if self._failures == 0:
+                log.warning("redis.lost", error=str(error))
+            self._failures += 1
+            self._retry_at = time.monotonic() + random.uniform(0.05, min(1.0, 0.1 * 2**self._failures))  # noqa: S311
+        else:
+            if self._failures:
+                log.info("redis.back")
+            self._failures = 0
+
+    def _should_leave(self) -> bool:
+        self.orphaned = os.getppid() != self._parent
+        return self.orphaned or self._board.header[Header.PHASE] == Phase.STOPPING
+
+    def _sleep(self) -> None:
+        select.select([self._wake], [], [], TICK)
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._wake, 512):
+                pass
+
+    # Leases.
+
+    def _renew_leases(self) -> None:
+        """Renew what live workers hold, a quarter of the lease after the last time."""
+        now = time.monotonic()
+        if now - self._renewed < self._plan.lease / 4:
+            return
+        if now - self._board.header[Header.SUPERVISOR_TICK] / 1e9 > SUPERVISOR_SILENT:
+            return
+        for record in self._board.in_state(RecordState.ALIVE):
+            self._renew(record, now)
+        self._renewed = now
+
+    def _renew(self, record: Record, now: float) -> None:
+        refs, run, index = record.held, record.running, record.words[Word.INDEX]
+        hard = record.words[Word.HARD] / 1e9
+        if not refs or (run and hard and now > hard + self._plan.lease):
+            return  # nobody has killed it in time: let the lease go
+        group = self._group(record)
+        lost = self._link.run(transitions.renew(self._keys(record), self._consumer(record), refs))
+        if run and index < len(refs) and refs[index] in lost and record.running == run:
+            log.warning("lease.lost", worker=f"{group.name}/{record.words[Word.SLOT]}", job=record.job_id)
+            record.words[Word.LOST_RUN] = run
+
+    # The dead.
+
+    def settle_dead(self, *, uncounted: bool = False) -> None:
+        """Settle what dead workers left: outcomes, the run that was on, and what they had not started."""
+        for record in self._board.in_state(RecordState.DEAD):
+            words = record.words
+            if words[Word.SETTLED] != words[Word.INCARNATION]:
+                self._settle_death(record, uncounted=uncounted)
+                words[Word.SETTLED] = words[Word.INCARNATION]
+
+    def _settle_death(self, record: Record, *, uncounted: bool) -> None:
+        group, consumer = self._group(record), self._consumer(record)
+        outcomes = self._unsettled(record)[1]
+        running = record.running
+        if running and not uncounted and (outcome := outcome_of_death(record, group, self._plan)):
+            outcomes.append(outcome)
+        calls: list[Call[object]] = []
+        if outcomes:
+            calls.append(transitions.settle(self._keys(record), consumer, outcomes, group.worker.unknown_grace))
+        for queue in group.queues:
+            calls.append(transitions.retire(self._plan.keys.queue(queue), consumer, delete=False))
+        self._link.run_many(calls)
+        # A blocked read of the dead client may still be served: look again when that is over, then forget it.
+        self._second_looks.append((time.monotonic() + 2 * BLOCK, group, consumer))
+
+    def _look_again(self) -> None:
+        now = time.monotonic()
+        while self._second_looks and self._second_looks[0][0] <= now:
+            _, group, consumer = self._second_looks[0]
+            self._link.run_many(
+                [transitions.retire(self._plan.keys.queue(queue), consumer, delete=True) for queue in group.queues]
+            )
+            self._second_looks.pop(0)
+
+    # The busy.
+
+    def _settle_busy(self) -> None:
+        """Settle the outbox of a worker that will not come to it soon."""
+        late = time.monotonic_ns() - int(BUSY * 1e9)
+        for record in self._board.in_state(RecordState.ALIVE):
+            words = record.words
+            if not record.running or words[Word.STARTED] > late:
+                continue
+            last, outcomes = self._unsettled(record)
+            if outcomes and record.words[Word.QUEUE] < len(self._group(record).queues):
+                group = self._group(record)
+                call = transitions.settle(
+                    self._keys(record), self._consumer(record), outcomes, group.worker.unknown_grace
+                )
+                self._link.run(call)
+                words[Word.OUTBOX_SETTLED] = last
+
+    def _hand_back(self) -> None:
+        """Give back what the supervisor has revoked from a busy worker; the worker will not start it."""
+        for record in self._board.in_state(RecordState.ALIVE):
+            words = record.words
+            batch = words[Word.REVOKED]
+            if not batch or words[Word.BATCH] != batch or words[Word.HANDED_BACK] == batch:
+                continue
+            length, index, refs = words[Word.HELD_LENGTH], words[Word.INDEX], record.held
+            # The text is that of this batch only if the worker did not touch it meanwhile: its length is its seal.
+            if words[Word.BATCH] != batch or words[Word.HELD_LENGTH] != length or not length:
+                continue
+            if refs[index + 1 :]:
+                self._link.run(transitions.give_back(self._keys(record), self._consumer(record), refs[index + 1 :]))
+            words[Word.HANDED_BACK] = batch
+
+    # Small things.
+
+    def _unsettled(self, record: Record) -> tuple[int, list[Outcome]]:
+        """The outcomes in a record's outbox, unless all of them were settled before."""
+        last, packed = record.outbox()
+        if last <= record.words[Word.OUTBOX_SETTLED]:
+            return last, []
+        return last, [Outcome.unpack(outcome) for outcome in packed]
+
+    def _rejoin(self) -> None:
+        """The server lost its data: make the groups again, so that what workers hold can be judged."""
+        with contextlib.suppress(MillstreamError):
+            instance, lease = self._plan.instance, self._plan.lease
+            made = self._link.run_many([transitions.join(keys, instance, lease) for keys in self._plan.queue_keys])
+            log.error("redis.groups_rebuilt", groups_made=sum(made))
+
+    def _group(self, record: Record) -> GroupPlan:
+        return self._plan.groups[record.words[Word.GROUP]]
+
+    def _keys(self, record: Record) -> transitions.QueueKeys:
+        return self._plan.keys.queue(self._group(record).queues[record.words[Word.QUEUE]])
+
+    def _consumer(self, record: Record) -> str:
+        words = record.words
+        return self._group(record).spec(words[Word.SLOT], words[Word.INCARNATION]).consumer

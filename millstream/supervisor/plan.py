@@ -1,0 +1,142 @@
+"""What the supervisor's processes need to know, worked out once from the settings: plain, frozen, inherited by fork."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from millstream.protocol.keys import Keys, QueueKeys
+from millstream.supervisor.config import Group, Settings, processes
+from millstream.supervisor.cpus import cpus
+from millstream.supervisor.identity import Identity
+from millstream.worker.spec import WorkerSpec
+
+SPARE_RECORDS = 16
+"""Records beyond two per worker: for processes that died and are not settled yet, and for TTIN."""
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """One group of workers. Durations in seconds, sizes in bytes."""
+
+    index: int
+    name: str
+    queues: tuple[str, ...]
+    processes: int
+    drain_timeout: float
+    memory_limit: int | None
+    crash_limit: int
+    crash_delay: float
+    worker: WorkerSpec
+
+    def spec(self, slot: int, incarnation: int) -> WorkerSpec:
+        """What the next incarnation of a slot is told."""
+        return replace(self.worker, slot=slot, incarnation=incarnation)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of one supervisor."""
+
+    app: str
+    url: str = field(repr=False)
+    prefix: str
+    identity: Identity
+    gone: str
+    lease: float
+    preload: bool
+    groups: tuple[GroupPlan, ...]
+    restart_backoff: float
+    restart_backoff_max: float
+    restart_intensity: int
+    restart_period: float
+    burst: bool = False
+
+    @property
+    def instance(self) -> str:
+        return self.identity.instance
+
+    @property
+    def keys(self) -> Keys:
+        return Keys(self.prefix)
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """Every queue that some group serves, once."""
+        return tuple(dict.fromkeys(queue for group in self.groups for queue in group.queues))
+
+    @property
+    def queue_keys(self) -> list[QueueKeys]:
+        return [self.keys.queue(queue) for queue in self.queues]
+
+    @property
+    def records(self) -> int:
+        """How many records the scoreboard needs."""
+        return 2 * sum(group.processes for group in self.groups) + SPARE_RECORDS
+
+
+def make_plan(settings: Settings, identity: Identity, gone: str, app_queues: tuple[str, ...], *, burst: bool) -> Plan:
+    """Work out the plan. *app_queues* are those of the registered jobs, for groups that name none."""
+    location, own = settings.location, settings.supervisor
+    groups = tuple(
+        _group_plan(index, group, settings, identity, app_queues)
+        for index, group in enumerate(settings.workers.values())
+    )
+    return Plan(
+        app=settings.app or "",
+        url=location.url,
+        prefix=location.prefix,
+        identity=identity,
+        gone=gone,
+        lease=own.lease,
+        preload=own.preload,
+        groups=groups,
+        restart_backoff=own.restart_backoff,
+        restart_backoff_max=own.restart_backoff_max,
+        restart_intensity=own.restart_intensity,
+        restart_period=own.restart_period,
+        burst=burst,
+    )
+
+
+def _group_plan(
+    index: int, group: Group, settings: Settings, identity: Identity, app_queues: tuple[str, ...]
+) -> GroupPlan:
+    own, count = settings.supervisor, processes(group)
+    queues = group.queues or app_queues
+    worker = WorkerSpec(
+        url=settings.location.url,
+        prefix=settings.location.prefix,
+        instance=identity.instance,
+        group=group.name,
+        slot=0,
+        incarnation=0,
+        app=settings.app or "",
+        queues=queues,
+        weights=group.weights,
+        lease=own.lease,
+        timeout=group.timeout,
+        kill_after=group.kill_after,
+        unknown_grace=own.unknown_grace,
+        max_jobs=group.max_jobs,
+        max_age=group.max_age,
+        max_rss=group.max_rss,
+        env=_environment(group, count),
+    )
+    return GroupPlan(
+        index=index,
+        name=group.name,
+        queues=queues,
+        processes=count,
+        drain_timeout=own.drain_timeout if group.drain_timeout is None else group.drain_timeout,
+        memory_limit=group.memory_limit,
+        crash_limit=group.crash_limit,
+        crash_delay=group.crash_delay,
+        worker=worker,
+    )
+
+
+def _environment(group: Group, count: int) -> dict[str, str]:
+    """The group's variables; native thread pools get their share of the CPUs, so that workers do not fight."""
+    share = str(max(1, cpus() // count))
+    pools = {name: share for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    return {**pools, **{name: str(value) for name, value in group.env.items()}}

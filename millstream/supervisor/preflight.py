@@ -1,0 +1,52 @@
+"""Is this server one that keeps our promises? Asked before the first fork."""
+
+from __future__ import annotations
+
+import structlog
+
+from millstream.protocol.connection import redacted
+from millstream.protocol.errors import Unsupported
+from millstream.protocol.keys import SCHEMA, Keys
+from millstream.protocol.link import Link
+
+log = structlog.get_logger("millstream.supervisor")
+
+NEEDED = ("XAUTOCLAIM", "XREADGROUP", "EVALSHA", "ZRANGE", "FUNCTION")
+"""FUNCTION is not used, but marks Redis 7.0: scripts have flags from then on."""
+
+
+def check_server(link: Link, keys: Keys) -> None:
+    """Refuse a server that is too old or holds keys of a newer format; warn loudly where it may lose jobs.
+
+    Commands are probed, not versions compared: forks report the version they were forked from.
+    Raises :class:`Unsupported`, :class:`Unavailable`.
+    """
+    found = link.execute("COMMAND", "INFO", *NEEDED)
+    missing = [name for name, row in zip(NEEDED, found, strict=True) if not row]
+    if missing:
+        raise Unsupported(
+            f"the server at {redacted(link.url)} is too old: Millstream needs Redis 7.0 or Valkey 7.2 or later "
+            f"(it does not know {', '.join(missing)})"
+        )
+    _check_schema(link, keys)
+    _check_memory_policy(link)
+
+
+def _check_schema(link: Link, keys: Keys) -> None:
+    link.execute("SET", keys.schema, SCHEMA, "NX")
+    version = link.execute("GET", keys.schema)
+    if not version.isdigit() or int(version) > SCHEMA:
+        raise Unsupported(
+            f"the keys under {keys.prefix!r} have format {version.decode(errors='replace')!r}, this version knows "
+            f"up to {SCHEMA}: upgrade millstream, or use another prefix"
+        )
+
+
+def _check_memory_policy(link: Link) -> None:
+    info = link.execute("INFO", "memory").decode(errors="replace")
+    facts = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+    policy = facts.get("maxmemory_policy", "noeviction").strip()
+    if policy != "noeviction" and facts.get("maxmemory", "0").strip() != "0":
+        log.warning("redis.may_evict", policy=policy, hint="set maxmemory-policy noeviction, or jobs will be lost")
+
+

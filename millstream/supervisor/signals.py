@@ -1,0 +1,72 @@
+"""The supervisor's signals: handlers only note and wake; the loop acts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+from collections import deque
+from types import FrameType
+
+HANDLED = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGTSTP,
+    signal.SIGCONT,
+)
+
+
+class Signals:
+    """A queue of what arrived, and a pipe that wakes the loop."""
+
+    def __init__(self) -> None:
+        self._arrived: deque[signal.Signals] = deque()
+        self._wakeup, self._write_end = os.pipe()
+        os.set_blocking(self._wakeup, False)
+        os.set_blocking(self._write_end, False)
+
+    def install(self) -> None:
+        """Install the handlers; SIGCHLD has one too, so that a death wakes the loop."""
+        signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+        for number in HANDLED:
+            signal.signal(number, self._note)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+    def next(self) -> signal.Signals | None:
+        """The signal that arrived first and was not taken yet."""
+        return self._arrived.popleft() if self._arrived else None
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep until a signal arrives, at most this long."""
+        select.select([self._wakeup], [], [], max(0.0, seconds))
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._wakeup, 512):
+                pass
+
+    def close_in_child(self) -> None:
+        """Let go of what a forked child must not share with us."""
+        signal.set_wakeup_fd(-1)
+        os.close(self._wakeup)
+        os.close(self._write_end)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if len(self._arrived) < 1000:
+            self._arrived.append(signal.Signals(number))
+
+
+def block() -> set[signal.Signals]:
+    """Block all handled signals around a fork, so that none runs the parent's handler in the child."""
+    return signal.pthread_sigmask(signal.SIG_BLOCK, {*HANDLED, signal.SIGCHLD})  # type: ignore[return-value]
+
+
+def unblock(before: set[signal.Signals]) -> None:
+    """Undo :func:`block`."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)

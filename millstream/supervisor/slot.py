@@ -1,0 +1,117 @@
+"""A slot: the place of one worker in its group, and the handle of the process that fills it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass, field
+
+from millstream.protocol.scoreboard import Cause, Interrupt, Order, Record, Word
+from millstream.supervisor.restart import Backoff
+
+
+@dataclass
+class Process:
+    """A live worker process, as its parent sees it. Times are monotonic seconds."""
+
+    pid: int
+    incarnation: int
+    record: Record
+    stack_file: int
+    started: float
+    interrupted: tuple[int, Interrupt] = (0, Interrupt.NONE)
+    interrupted_at: float = 0.0
+    dumped_run: int = 0
+    lost: list[float] = field(default_factory=list)
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.record.words[Word.READY])
+
+    @property
+    def idle(self) -> bool:
+        return bool(self.record.words[Word.IDLE])
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process. It was not reaped yet, so the pid is still its own."""
+        os.kill(self.pid, number)
+
+    def kill_group(self) -> None:
+        """Kill the process and its subprocesses."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            os.kill(self.pid, signal.SIGKILL)  # killed before it had made its group
+
+    def order(self, order: Order) -> None:
+        """Say what is wanted of it, and wake it."""
+        self.record.words[Word.ORDER] = order
+        self.signal(signal.SIGTERM if order is Order.DRAIN else signal.SIGUSR2)
+
+    def interrupt(self, run: int, kind: Interrupt, now: float) -> None:
+        """Raise an interruption in this run; the worker ignores it if it is in another one by then."""
+        words = self.record.words
+        words[Word.INTERRUPT_RUN] = 0
+        words[Word.INTERRUPT] = kind
+        words[Word.INTERRUPT_RUN] = run
+        self.interrupted, self.interrupted_at = (run, kind), now
+        self.signal(signal.SIGUSR2)
+
+    def request_stack(self) -> None:
+        """Have faulthandler write the process's stack, GIL or no GIL."""
+        os.ftruncate(self.stack_file, 0)
+        os.lseek(self.stack_file, 0, os.SEEK_SET)  # the offset is shared with the process
+        self.signal(signal.SIGUSR1)
+
+    def read_stack(self) -> bytes:
+        """What faulthandler has written."""
+        return os.pread(self.stack_file, 65536, 0)
+
+    def stop_and_check(self, run: int) -> bool:
+        """Stop the process; True where this run is still on and has no outcome: it cannot end until we say so.
+
+        A process that cannot be stopped at once is let go on: the caller comes back at its next tick.
+        """
+        self.signal(signal.SIGSTOP)
+        for _ in range(2000):
+            state = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if state is not None:
+                break
+            os.sched_yield()
+        if state is not None and state.si_code == os.CLD_STOPPED and self.record.running == run:
+            return True
+        self.signal(signal.SIGCONT)
+        return False
+
+    def kill_run(self, run: int, cause: Cause) -> bool:
+        """Kill the process for this run, never for the next one; False where the run was over."""
+        if not self.stop_and_check(run):
+            return False
+        self.record.words[Word.CAUSE] = cause
+        self.kill_group()
+        return True
+
+    def revoke_rest(self, run: int) -> bool:
+        """Take back what the process has fetched but not started, while this run is on."""
+        if not self.stop_and_check(run):
+            return False
+        words = self.record.words
+        words[Word.REVOKED] = words[Word.BATCH]
+        self.signal(signal.SIGCONT)
+        return True
+
+
+@dataclass
+class Slot:
+    """One place in a group. ``process`` is None while nothing fills it; ``not_before`` in monotonic seconds."""
+
+    group: str
+    number: int
+    backoff: Backoff
+    process: Process | None = None
+    not_before: float = 0.0
+    retiring: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.group}/{self.number}"

@@ -1,0 +1,197 @@
+"""Run one job and say how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from millstream.protocol.envelope import Entry
+from millstream.protocol.errors import (
+    CancelRequested,
+    Discard,
+    Fail,
+    JobInterrupted,
+    JobTimeout,
+    LeaseLost,
+    NotJSON,
+    PayloadTooLarge,
+    RetryLater,
+    Snooze,
+)
+from millstream.protocol.payload import checked_size, encode
+from millstream.protocol.policy import policy_for, seconds
+from millstream.protocol.registry import Job
+from millstream.protocol.transitions import Kind, Outcome
+from millstream.worker.context import CurrentJob, set_current_job
+from millstream.worker.rows import error_of, run_row
+from millstream.worker.signals import Signals
+
+log = structlog.get_logger("millstream.worker")
+
+KEEP_GENERATED_ID = 300.0
+"""Seconds for which a generated id stays taken after its job's end, so that an enqueue can be sent again."""
+
+
+@dataclass(slots=True)
+class Run:
+    """One run of one job: what went in, and what came out so far."""
+
+    number: int
+    entry: Entry
+    job: Job[..., Any]
+    started_at: int
+    max_attempts: int
+    result: Any = None
+    error: BaseException | None = None
+    duration: float = 0.0
+    cpu: float = 0.0
+
+    @property
+    def attempt(self) -> int:
+        return self.entry.attempt + 1
+
+
+class Execution:
+    """Calls handlers, and turns what they return or raise into outcomes."""
+
+    def __init__(self, worker: str, signals: Signals) -> None:
+        self._worker = worker
+        self._signals = signals
+        self._runner: asyncio.Runner | None = None
+
+    def run(self, run: Run) -> Outcome | None:
+        """Run the handler; None where nothing is to be recorded because the delivery was taken from us."""
+        self._call(run)
+        return self._outcome(run)
+
+    def close(self) -> None:
+        """Close the event loop of async handlers, if there was one."""
+        if self._runner is not None:
+            self._runner.close()
+
+    def _call(self, run: Run) -> None:
+        entry, signals = run.entry, self._signals
+        set_current_job(CurrentJob(entry.id, entry.name, entry.queue, run.attempt, entry.run, entry.headers))
+        handler = self._async_handler(run.job) if run.job.is_async else run.job.fn
+        started, cpu = time.monotonic(), time.process_time()
+        try:
+            signals.in_handler = run.number  # from here on an interruption may be raised
+            try:
+                run.result = handler(*entry.args, **entry.kwargs)
+            finally:
+                signals.in_handler = 0
+        except BaseException as error:  # whatever a handler raises ends its job, never the worker
+            signals.in_handler = 0  # raised before the inner block was entered
+            run.error = error
+        run.duration, run.cpu = time.monotonic() - started, time.process_time() - cpu
+        set_current_job(None)
+
+    def _async_handler(self, job: Job[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._runner is None:
+                self._runner = asyncio.Runner()
+            try:
+                return self._runner.run(job.fn(*args, **kwargs))
+            except (JobTimeout, JobInterrupted, CancelRequested, LeaseLost):
+                self._runner = None  # it was torn out of its loop; the next job gets a fresh one
+                raise
+
+        return call
+
+    def _outcome(self, run: Run) -> Outcome | None:
+        error = run.error
+        if error is None:
+            return self._completed(run)
+        match error:
+            case LeaseLost():
+                log.warning("job.lease_lost", job=run.entry.id, name=run.entry.name, run=run.entry.run)
+                return None
+            case JobInterrupted():
+                return self._outcome_of(run, Kind.RELEASE, 0, b"")
+            case Snooze():
+                return self._outcome_of(run, Kind.RELEASE, max(1, int(error.seconds * 1000)), b"")
+            case CancelRequested():
+                return self._final(run, Kind.CANCELLED, "cancelled")
+            case Discard():
+                return self._final(run, Kind.DISCARDED, "error")
+            case Fail():
+                return self._dead(run, "error")
+            case JobTimeout():
+                return self._failed(run, "timeout")
+            case SystemExit():
+                return self._failed(run, "exit")
+            case _:
+                return self._failed(run, "error")
+
+    def _completed(self, run: Run) -> Outcome:
+        try:
+            result = checked_size(encode(run.result, "result"), f"the result of {run.job.name!r}")
+        except (NotJSON, PayloadTooLarge) as problem:
+            run.error = problem
+            return self._dead(run, "result")
+        row = self._row(run, result=result if run.job.result_ttl > 0 and result != b"null" else None)
+        return self._outcome_of(run, Kind.COMPLETED, self._keep(run), row)
+
+    def _failed(self, run: Run, cause: str) -> Outcome:
+        error = run.error
+        assert error is not None
+        policy = policy_for(run.job.retry, error)
+        if policy is not None and policy.discard_on and isinstance(error, policy.discard_on):
+            return self._final(run, Kind.DISCARDED, cause)
+        if policy is None or run.attempt >= min(
+            policy.attempts, run.entry.options.get("attempts", policy.attempts)
+        ):
+            return self._dead(run, cause)
+        asked = error.delay if isinstance(error, RetryLater) else None
+        delay = policy.delay_after(run.attempt, error) if asked is None else seconds(asked)
+        log.warning("job.failed", **self._facts(run, cause), retry_in=round(delay, 3))
+        row = self._row(run, cause=cause, error=error_of(error, cause))
+        return self._outcome_of(run, Kind.RETRY, max(1, int(delay * 1000)), row)
+
+    def _dead(self, run: Run, cause: str) -> Outcome:
+        assert run.error is not None
+        log.error("job.dead", **self._facts(run, cause))
+        return self._outcome_of(
+            run, Kind.DEAD, 0, self._row(run, cause=cause, error=error_of(run.error, cause))
+        )
+
+    def _final(self, run: Run, kind: Kind, cause: str) -> Outcome:
+        assert run.error is not None
+        row = self._row(run, cause=cause, error=error_of(run.error, cause))
+        return self._outcome_of(run, kind, self._keep(run), row)
+
+    def _row(self, run: Run, **kept: Any) -> bytes:
+        return run_row(
+            run.entry,
+            attempt=run.attempt,
+            max_attempts=run.max_attempts,
+            worker=self._worker,
+            started_at=run.started_at,
+            duration=run.duration,
+            cpu=run.cpu,
+            **kept,
+        )
+
+    def _keep(self, run: Run) -> int:
+        """Milliseconds for which the record outlives the job."""
+        return int(1000 * max(run.job.result_ttl, run.entry.options.get("keep", KEEP_GENERATED_ID)))
+
+    def _outcome_of(self, run: Run, kind: Kind, number: int, row: bytes) -> Outcome:
+        return Outcome(run.entry.ref, run.entry.id, kind, number, row)
+
+    def _facts(self, run: Run, cause: str) -> dict[str, Any]:
+        error = run.error
+        return {
+            "job": run.entry.id,
+            "name": run.entry.name,
+            "queue": run.entry.queue,
+            "attempt": run.attempt,
+            "run": run.entry.run,
+            "cause": cause,
+            "error": f"{type(error).__name__}: {error}"[:200],
+        }

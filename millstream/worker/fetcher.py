@@ -1,0 +1,242 @@
+"""The worker's way to Redis: settle what ended and fetch what is next in one round trip; wait where there is nothing."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+import structlog
+
+from millstream.protocol import transitions
+from millstream.protocol.call import Call
+from millstream.protocol.errors import MillstreamError, Unavailable
+from millstream.protocol.keys import GROUP
+from millstream.protocol.link import Link, NoGroup
+from millstream.protocol.scoreboard import Record, Word
+from millstream.protocol.transitions import Fetched, Outcome, Verdict
+from millstream.worker.pace import Pace
+from millstream.worker.signals import Signals
+from millstream.worker.spec import WorkerSpec
+
+log = structlog.get_logger("millstream.worker")
+
+BLOCK = 2.0
+"""Seconds of one blocking read: finite, so that a server that forgot us is noticed."""
+
+PAUSED_SLEEP = 0.1
+"""Seconds between two looks at queues that are all paused."""
+
+BACKOFF = (0.05, 2.0)
+"""Seconds of the first and of the longest wait for a Redis that is away; each is drawn between half and all of it."""
+
+Entries = list[tuple[str, bytes, list[bytes]]]
+
+
+@dataclass(slots=True)
+class Delivery:
+    """What one fetch delivered, all of one queue. ``received`` is monotonic seconds, ``now`` the server's ms."""
+
+    queue: int
+    now: int
+    received: float
+    entries: Entries
+
+
+class Fetcher:
+    """Two connections, one for commands and one that may block, and what is known of the queues.
+
+    After a reply was lost nothing is fetched anew before the consumer's own pending entries were read: they may hold
+    what the lost reply delivered.
+    """
+
+    def __init__(self, spec: WorkerSpec, record: Record, signals: Signals) -> None:
+        self._spec = spec
+        self._record = record
+        self._signals = signals
+        self._keys = spec.queue_keys
+        self._paces = [Pace() for _ in self._keys]
+        self._commands = Link(spec.url, timeout=5.0)
+        self._blocking = Link(spec.url, timeout=BLOCK + 3.0)
+        self._blocking_id = 0
+        self._uncertain = False
+        self._joined = False
+        self._failures = 0
+        self._paused: set[int] = set()
+
+    def exchange(self, queue: int, outcomes: Sequence[Outcome], *, fetch: bool) -> Delivery | None:
+        """Settle *outcomes* (of the queue at index *queue*) and, in the same round trip, fetch.
+
+        Returns None where there was nothing to fetch. Raises :class:`Unavailable`: then nothing is known of what
+        was sent, and the same outcomes are to be passed again.
+        """
+        self._join()
+        order = self._order() if fetch else []
+        first = order[0] if order else None
+        calls: list[Call[Any]] = []
+        if outcomes:
+            calls.append(self._settle_call(queue, outcomes))
+        if first is not None:
+            calls.append(self._fetch_call(first))
+        replies = self._run(calls)
+        if outcomes:
+            self._judge(outcomes, replies[0])
+        if first is None:
+            self._uncertain = False
+            return None
+        uncertain, self._uncertain = self._uncertain, False
+        delivery = self._delivered(first, replies[-1])
+        for index in order[1:]:
+            if delivery is not None:
+                # Another queue may still hold what a lost reply delivered.
+                self._uncertain = uncertain
+                return delivery
+            self._uncertain = uncertain
+            delivery = self._delivered(index, self._run([self._fetch_call(index)])[0])
+            self._uncertain = False
+        return delivery
+
+    def wait_for_work(self) -> Delivery | None:
+        """Block until a job arrives, a signal does, or :data:`BLOCK` is over. Raises :class:`Unavailable`."""
+        open_queues = [index for index in range(len(self._keys)) if index not in self._paused]
+        if not open_queues:
+            self._signals.sleep(PAUSED_SLEEP)
+            return None
+        self._record.words[Word.IDLE] = 1
+        try:
+            return self._blocking_read(open_queues)
+        except MillstreamError:
+            self._uncertain, self._blocking_id = True, 0
+            raise
+        finally:
+            self._record.words[Word.IDLE] = 0
+
+    def give_back(self, queue: int, refs: Sequence[str]) -> None:
+        """Give entries back that were not started, uncounted. Raises :class:`Unavailable`."""
+        if refs:
+            self._run([transitions.give_back(self._keys[queue], self._spec.consumer, refs)])
+
+    def mark(self, queue: int, job_id: str, ref: str) -> bool:
+        """Note that a recovered job really starts. Raises :class:`Unavailable`."""
+        return bool(self._run([transitions.mark(self._keys[queue], job_id, ref, self._spec.consumer)])[0])
+
+    def learn(self, queue: int, jobs: int, seconds: float) -> None:
+        """Take the runtime of a batch into account for the size of the next one."""
+        self._paces[queue].note(jobs, seconds)
+
+    def back_off(self) -> None:
+        """Sleep before the next try at a Redis that is away: longer each time, never in step with others."""
+        first, longest = BACKOFF
+        wait = min(longest, first * 2 ** min(self._failures, 10))
+        self._failures += 1
+        self._signals.sleep(random.uniform(wait / 2, wait))  # noqa: S311 (no secret depends on it)
+
+    def close(self) -> None:
+        """Close both connections."""
+        self._commands.close()
+        self._blocking.close()
+
+    # How the parts of an exchange are made.
+
+    def _join(self) -> None:
+        if self._joined:
+            return
+        lease, instance = self._spec.lease, self._spec.instance
+        made = self._commands.run_many([transitions.join(keys, instance, lease) for keys in self._keys])
+        if self._failures or any(made):
+            log.info("worker.joined", queues=list(self._spec.queues), groups_made=sum(made))
+        self._joined = True
+
+    def _order(self) -> list[int]:
+        """The queues in the order in which they are asked: strict, or drawn by their weights."""
+        weights = self._spec.weights
+        indexes = list(range(len(self._keys)))
+        if not weights:
+            return indexes
+        drawn = {index: random.random() ** (1 / weights[self._spec.queues[index]]) for index in indexes}  # noqa: S311
+        return sorted(indexes, key=drawn.__getitem__, reverse=True)
+
+    def _fetch_call(self, queue: int) -> Call[Fetched]:
+        keys, consumer = self._keys[queue], self._spec.consumer
+        if self._uncertain:
+            return transitions.own(keys, consumer)
+        return transitions.fetch(keys, consumer, self._paces[queue].size())
+
+    def _settle_call(self, queue: int, outcomes: Sequence[Outcome]) -> Call[list[tuple[Verdict, str]]]:
+        return transitions.settle(self._keys[queue], self._spec.consumer, outcomes, self._spec.unknown_grace)
+
+    def _run(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        try:
+            replies = self._commands.run_many(calls)
+        except NoGroup:
+            log.error("redis.group_missing", queues=list(self._spec.queues), hint="the server lost its data")
+            self._joined, self._uncertain = False, True
+            raise
+        except MillstreamError:
+            self._uncertain = True
+            raise
+        self._failures = 0
+        self._record.words[Word.LAST_FETCH] = time.monotonic_ns()
+        return replies
+
+    def _judge(self, outcomes: Sequence[Outcome], verdicts: Sequence[tuple[Verdict, str]]) -> None:
+        for outcome, (verdict, reason) in zip(outcomes, verdicts, strict=True):
+            if verdict is Verdict.STALE:
+                self._record.words[Word.STALE] += 1
+                log.warning("settle.stale", job=outcome.id, entry=outcome.ref, kind=str(outcome.kind))
+            elif verdict is Verdict.ERROR:
+                log.error("settle.failed", job=outcome.id, entry=outcome.ref, reason=reason)
+
+    def _delivered(self, queue: int, fetched: Fetched) -> Delivery | None:
+        if fetched.paused:
+            self._paused.add(queue)
+        else:
+            self._paused.discard(queue)
+        if not fetched.entries:
+            return None
+        return Delivery(queue, fetched.now, time.monotonic(), fetched.entries)
+
+    # The blocking read.
+
+    def _blocking_read(self, queues: Sequence[int]) -> Delivery | None:
+        if not self._blocking_id:
+            self._blocking_id = self._blocking.client_id()
+        streams = {name: index for index in queues for name in self._keys[index].streams}
+        head = ("XREADGROUP", "GROUP", GROUP, self._spec.consumer, "COUNT", 1, "BLOCK", int(BLOCK * 1000))
+        self._blocking.send(*head, "STREAMS", *streams, *(">" for _ in streams))
+        unblocked = False
+        deadline = time.monotonic() + BLOCK + 2.0
+        while not self._blocking.wait(max(0.0, deadline - time.monotonic()), self._signals.wakeup):
+            self._signals.drain_wakeups()
+            if time.monotonic() > deadline:
+                self._blocking.close()
+                raise Unavailable("a blocking read was not answered in time")
+            if self._signals.stopping and not unblocked:
+                self._commands.execute("CLIENT", "UNBLOCK", self._blocking_id)
+                unblocked = True
+        return self._read_delivery(self._blocking.receive(), streams)
+
+    def _read_delivery(self, reply: Any, streams: dict[str, int]) -> Delivery | None:
+        if isinstance(reply, redis.exceptions.ResponseError):
+            self._joined = False
+            raise NoGroup(str(reply))
+        self._failures = 0
+        self._record.words[Word.LAST_FETCH] = time.monotonic_ns()
+        if not reply:
+            return None
+        found = [(streams[name.decode()], name.decode(), entries) for name, entries in reply]
+        queue = found[0][0]
+        delivered: Entries = []
+        for index, name, entries in found:
+            if index == queue:
+                delivered += [(name.rpartition(":")[2][0], entry_id, fields) for entry_id, fields in entries]
+            else:
+                # One read can return a job of each stream; a batch is of one queue, the rest goes back at once.
+                self.give_back(
+                    index, [name.rpartition(":")[2][0] + entry_id.decode() for entry_id, _ in entries]
+                )
+        now = int(delivered[0][1].split(b"-")[0])
+        return Delivery(queue, now, time.monotonic(), delivered)

@@ -1,0 +1,223 @@
+"""The worker: fetch a batch, run each job, settle the batch together with the next fetch."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import psutil
+import structlog
+
+from millstream.protocol.app import Millstream
+from millstream.protocol.envelope import Entry, Malformed, TooNew, parse_entry
+from millstream.protocol.errors import MillstreamError, Unavailable
+from millstream.protocol.registry import DEFAULT_TIMEOUT, Job
+from millstream.protocol.scoreboard import Record, Word
+from millstream.protocol.transitions import Outcome
+from millstream.worker.execution import Execution, Run
+from millstream.worker.fetcher import Delivery, Fetcher
+from millstream.worker.outbox import Outbox
+from millstream.worker.refusals import malformed, unknown_job
+from millstream.worker.signals import Signals
+from millstream.worker.spec import WorkerSpec
+
+log = structlog.get_logger("millstream.worker")
+
+RSS_INTERVAL = 1.0
+"""Seconds between two looks at our own memory."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """A delivery being worked through: ``next`` is the index of the first entry that was not started."""
+
+    number: int
+    delivery: Delivery
+    refs: list[str]
+    next: int = 0
+    seconds: float = 0.0
+
+
+class Worker:
+    """One incarnation of one slot."""
+
+    def __init__(self, app: Millstream, spec: WorkerSpec, record: Record, signals: Signals) -> None:
+        self._app = app
+        self._spec = spec
+        self._words = record.words
+        self._record = record
+        self._signals = signals
+        self._fetcher = Fetcher(spec, record, signals)
+        self._execution = Execution(spec.worker, signals)
+        self._outbox = Outbox(record)
+        self._queue = 0
+        self._run = 0
+        self._batch = 0
+        self._born = time.monotonic()
+        self._rss_checked = 0.0
+        self._outage = False
+
+    def work(self) -> None:
+        """Work until told to stop, or worn out."""
+        while not self._signals.draining and not self._worn_out():
+            try:
+                delivery = self._exchange()
+                if delivery is None and not self._signals.stopping:
+                    delivery = self._fetcher.wait_for_work()
+                self._back_in_touch()
+                if delivery is not None:
+                    self._run_batch(delivery)
+                elif self._signals.quiet:
+                    self._signals.sleep(1.0)
+            except MillstreamError as error:
+                self._out_of_touch(error)
+        self._finish()
+
+    def _exchange(self) -> Delivery | None:
+        """Settle the last batch and fetch the next one, in one round trip."""
+        outcomes = self._outbox.unsettled()
+        delivery = self._fetcher.exchange(self._queue, outcomes, fetch=not self._signals.stopping)
+        self._outbox.clear()
+        self._words[Word.HELD_LENGTH] = 0
+        return delivery
+
+    def _run_batch(self, delivery: Delivery) -> None:
+        self._batch += 1
+        refs = [letter + entry_id.decode() for letter, entry_id, _ in delivery.entries]
+        batch = Batch(self._batch, delivery, refs)
+        self._queue = delivery.queue
+        self._record.hold(batch.number, delivery.queue, refs)
+        while batch.next < len(refs) and not self._signals.stopping:
+            if not self._run_next(batch):
+                break
+        self._fetcher.learn(delivery.queue, batch.next, batch.seconds)
+        if batch.next < len(refs) and self._words[Word.REVOKED] != batch.number:
+            self._fetcher.give_back(delivery.queue, refs[batch.next :])
+
+    def _run_next(self, batch: Batch) -> bool:
+        """Run the next entry of the batch; False where the rest of it is no longer ours."""
+        letter, entry_id, fields = batch.delivery.entries[batch.next]
+        queue = batch.delivery.queue
+        try:
+            entry = parse_entry(letter, entry_id, fields, self._spec.queues[queue])
+        except (Malformed, TooNew) as error:
+            batch.next += 1
+            self._post(self._refuse(batch, fields, error))
+            return True
+        job = self._app.registry.get(entry.name)
+        if job is None:
+            batch.next += 1
+            self._post(unknown_job(entry, self._spec.worker, self._server_time(batch)))
+            return True
+        if entry.alone and not self._fetcher.mark(queue, entry.id, entry.ref):
+            batch.next += 1
+            return True
+        run = Run(self._run + 1, entry, job, self._server_time(batch), job.retry[0].attempts)
+        self._announce(run, batch)
+        if self._words[Word.REVOKED] == batch.number:
+            self._words[Word.RUN] = 0
+            return False
+        batch.next += 1
+        outcome = self._execution.run(run)
+        batch.seconds += run.duration
+        self._post(outcome)
+        return True
+
+    def _announce(self, run: Run, batch: Batch) -> None:
+        """Write our record: from the last store on, this run is the one that a deadline or a cancellation means."""
+        words, entry, job = self._words, run.entry, run.job
+        now = time.monotonic_ns()
+        limit = self._time_limit(job)
+        self._record.name_job(entry.id.encode(), entry.name.encode())
+        words[Word.INDEX] = batch.next
+        words[Word.STARTED] = now
+        words[Word.SOFT] = now + int(limit * 1e9) if limit else 0
+        words[Word.HARD] = now + int((limit + self._spec.kill_after) * 1e9) if limit else 0
+        words[Word.ATTEMPT] = entry.attempt
+        words[Word.MAX_ATTEMPTS] = run.max_attempts
+        words[Word.CRASHES] = entry.crashes
+        words[Word.RETRY_DELAY] = int(job.retry[0].nominal_delay(run.attempt) * 1000)
+        words[Word.RUN_STARTED_AT] = run.started_at
+        words[Word.RUN_TOKEN] = entry.run
+        self._run = run.number
+        words[Word.RUN] = run.number
+
+    def _post(self, outcome: Outcome | None) -> None:
+        """Keep the outcome where it outlives us, before the next job starts."""
+        if outcome is not None:
+            if self._words[Word.RUN] == 0:
+                self._run += 1  # a refusal is no run, but its outcome needs a number of its own
+            fits = self._outbox.post(self._run, outcome)
+            if not fits:
+                self._settle_now()
+        self._words[Word.DONE] += 1
+        self._words[Word.RUN] = 0
+
+    def _settle_now(self) -> None:
+        """The outbox is full: settle it before the next job. While Redis is away, no next job starts."""
+        while True:
+            try:
+                self._fetcher.exchange(self._queue, self._outbox.unsettled(), fetch=False)
+                self._outbox.clear()
+                return self._back_in_touch()
+            except MillstreamError as error:
+                self._out_of_touch(error)
+                if self._signals.draining:
+                    return None
+
+    def _refuse(self, batch: Batch, fields: list[bytes], error: Malformed | TooNew) -> Outcome:
+        """What becomes of an entry that cannot be read."""
+        ref = batch.refs[batch.next - 1]
+        started_at = self._server_time(batch)
+        if isinstance(error, TooNew):
+            entry = Entry(ref, fields[1].decode(), "", "", [], {}, "normal", started_at)
+            return unknown_job(entry, self._spec.worker, started_at, str(error))
+        return malformed(ref, fields, str(error), self._spec.worker, started_at)
+
+    def _time_limit(self, job: Job[..., object]) -> float:
+        """Seconds of the soft limit; 0 for none. The job's own wins over its group's."""
+        if job.timeout is not None:
+            return job.timeout
+        return DEFAULT_TIMEOUT if self._spec.timeout is None else self._spec.timeout
+
+    def _server_time(self, batch: Batch) -> int:
+        """The server's clock, in ms, as far as we can tell without asking."""
+        return batch.delivery.now + int((time.monotonic() - batch.delivery.received) * 1000)
+
+    def _worn_out(self) -> bool:
+        """Whether this process has done enough and should be replaced."""
+        spec, now = self._spec, time.monotonic()
+        if spec.max_jobs is not None and self._words[Word.DONE] >= spec.max_jobs:
+            return True
+        if spec.max_age is not None and now - self._born >= spec.max_age:
+            return True
+        if spec.max_rss is None or now - self._rss_checked < RSS_INTERVAL:
+            return False
+        self._rss_checked = now
+        return bool(psutil.Process().memory_info().rss >= spec.max_rss)
+
+    def _out_of_touch(self, error: MillstreamError) -> None:
+        """Redis is away: say so once, and try again later."""
+        if not self._outage:
+            log.warning("redis.lost", error=str(error))
+            self._outage = True
+        self._fetcher.back_off()
+
+    def _back_in_touch(self) -> None:
+        if self._outage:
+            log.info("redis.back")
+            self._outage = False
+
+    def _finish(self) -> None:
+        """Settle what ended; if Redis is away for longer than a moment, maintenance does it from the outbox."""
+        deadline = time.monotonic() + 1.0
+        while self._outbox:
+            try:
+                self._fetcher.exchange(self._queue, self._outbox.unsettled(), fetch=False)
+                self._outbox.clear()
+            except Unavailable:
+                if time.monotonic() > deadline:
+                    return
+                self._fetcher.back_off()
+        self._execution.close()
+        self._fetcher.close()

@@ -1,0 +1,83 @@
+"""The program of a worker process, from its fork to its end."""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import gc
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable
+
+import structlog
+from setproctitle import setproctitle
+
+from millstream.protocol.app import Millstream
+from millstream.protocol.errors import ImportFailed, MillstreamError
+from millstream.protocol.importing import import_app
+from millstream.protocol.scoreboard import Record, Word
+from millstream.worker.loop import Worker
+from millstream.worker.signals import Signals
+from millstream.worker.spec import WorkerSpec
+
+log = structlog.get_logger("millstream.worker")
+
+EXIT_CONFIG = 78
+"""The application cannot be imported, or a start hook failed."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+def run_worker(spec: WorkerSpec, record: Record, stack_file: int, parent: int, app: Millstream | None) -> int:
+    """Be a worker; returns the exit code. *app* is the application where the supervisor has imported it before."""
+    signals = Signals(record)
+    _settle_in(spec, signals, stack_file, parent)
+    try:
+        app = app or import_app(spec.app)
+        app.connect_to(spec.url, spec.prefix)
+        _call_hooks("on_worker_start", app.start_hooks)
+    except MillstreamError as error:
+        log.error("worker.boot_failed", group=spec.group, slot=spec.slot, error=str(error))
+        return EXIT_CONFIG
+    gc.freeze()
+    record.words[Word.READY] = 1
+    Worker(app, spec, record, signals).work()
+    try:
+        _call_hooks("on_worker_stop", app.stop_hooks)
+    except ImportFailed as error:
+        log.error("worker.stop_hook_failed", error=str(error))
+    return 0
+
+
+def _settle_in(spec: WorkerSpec, signals: Signals, stack_file: int, parent: int) -> None:
+    """Leave behind what a fork inherits, and get what a process of our own needs."""
+    die_with_parent(parent)
+    signals.install()
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(worker=spec.worker, pid=os.getpid())
+    os.environ.update(spec.env)
+    for variable in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
+        os.environ.pop(variable, None)
+    random.seed()
+    faulthandler.enable(file=stack_file, all_threads=True)
+    faulthandler.register(signal.SIGUSR1, file=stack_file, all_threads=True, chain=False)
+    setproctitle(f"millstream: worker {spec.group}/{spec.slot}")
+
+
+def die_with_parent(parent: int, death_signal: int = signal.SIGKILL) -> None:
+    """Ask the kernel to kill us when our parent dies; leave at once if it is dead already. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _call_hooks(kind: str, hooks: list[Callable[[], object]]) -> None:
+    for hook in hooks:
+        try:
+            hook()
+        except Exception as error:
+            name = getattr(hook, "__qualname__", repr(hook))
+            raise ImportFailed(f"the {kind} hook {name} failed: {type(error).__name__}: {error}") from error

@@ -1,0 +1,70 @@
+"""Entries that cannot be run: what is not a job becomes a dead letter; an unknown job waits for a worker that knows it."""
+
+from __future__ import annotations
+
+import base64
+
+import orjson
+import structlog
+
+from millstream.protocol.envelope import Entry
+from millstream.protocol.errors import InvalidJob
+from millstream.protocol.ids import new_id
+from millstream.protocol.keys import checked_id
+from millstream.protocol.transitions import Kind, Outcome
+
+log = structlog.get_logger("millstream.worker")
+
+UNKNOWN_DELAY = 5000
+"""Milliseconds until an unknown job is tried again: a rolling deploy brings a worker that knows it."""
+
+RAW_LIMIT = 65536
+"""Bytes of each raw field that are kept of a malformed entry."""
+
+
+def unknown_job(entry: Entry, worker: str, started_at: int, reason: str = "") -> Outcome:
+    """Give back a job whose name (or envelope version) this worker does not know; dead after the grace."""
+    message = reason or f"no job {entry.name!r} is registered in this application"
+    log.warning("job.unknown", job=entry.id, name=entry.name, queue=entry.queue, reason=message)
+    row = {
+        "n": entry.name,
+        "t": entry.enqueued_at,
+        "a": entry.attempt,
+        "w": worker,
+        "s": started_at,
+        "d": 0.0,
+        "c": "unknown_job",
+        "e": {"type": "UnknownJob", "message": message, "cause": "unknown_job"},
+    }
+    return Outcome(entry.ref, entry.id, Kind.UNKNOWN, UNKNOWN_DELAY, orjson.dumps(row))
+
+
+def malformed(ref: str, fields: list[bytes], reason: str, worker: str, started_at: int) -> Outcome:
+    """Make a dead letter of an entry that is not a job; its raw fields are kept."""
+    log.error("entry.malformed", entry=ref, reason=reason)
+    row = {
+        "a": 0,
+        "w": worker,
+        "s": started_at,
+        "d": 0.0,
+        "c": "malformed",
+        "e": {"type": "Malformed", "message": reason, "cause": "malformed"},
+        "raw": [_readable(field[:RAW_LIMIT]) for field in fields],
+    }
+    return Outcome(ref, _id_of(fields), Kind.DEAD, 0, orjson.dumps(row))
+
+
+def _id_of(fields: list[bytes]) -> str:
+    """The entry's own id where it has a usable one, else a new one."""
+    pairs = dict(zip(fields[::2], fields[1::2], strict=False))
+    try:
+        return checked_id(pairs[b"id"].decode())
+    except (KeyError, UnicodeDecodeError, InvalidJob):
+        return new_id()
+
+
+def _readable(field: bytes) -> str | dict[str, str]:
+    try:
+        return field.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(field).decode()}

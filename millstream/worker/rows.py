@@ -1,0 +1,79 @@
+"""The row that is kept of a run: who, when, how long, and what came of it, as JSON."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import traceback
+from typing import Any
+
+import orjson
+
+from millstream.protocol.envelope import Entry
+
+MESSAGE_LIMIT = 2000
+TRACEBACK_LIMIT = 8000
+MEASURED = 0.001
+"""Seconds from which on a run's memory is looked up; below it the system call would cost more than it tells."""
+
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+def run_row(
+    entry: Entry,
+    *,
+    attempt: int,
+    max_attempts: int,
+    worker: str,
+    started_at: int,
+    duration: float,
+    cpu: float,
+    cause: str | None = None,
+    result: bytes | None = None,
+    error: dict[str, Any] | None = None,
+) -> bytes:
+    """Encode the row of one run. ``started_at`` in ms, durations in seconds; ``result`` is JSON already."""
+    row: dict[str, Any] = {
+        "n": entry.name,
+        "t": entry.enqueued_at,
+        "a": attempt,
+        "x": max_attempts,
+        "w": worker,
+        "s": started_at,
+        "d": round(duration, 6),
+        "u": round(cpu, 6),
+    }
+    if duration >= MEASURED:
+        row["m"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+    if entry.priority != "normal":
+        row["p"] = entry.priority
+    if cause is not None:
+        row["c"] = cause
+    if result is not None:
+        row["r"] = orjson.Fragment(result)
+    if error is not None:
+        row["e"] = error
+    return orjson.dumps(row)
+
+
+def error_of(error: BaseException, cause: str = "error") -> dict[str, Any]:
+    """Type, message and bounded traceback of an exception, without our own frames."""
+    frames = error.__traceback__
+    while frames is not None and "/millstream/worker/" in frames.tb_frame.f_code.co_filename:
+        frames = frames.tb_next
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    return {
+        "type": type(error).__name__,
+        "message": _printable(str(error), MESSAGE_LIMIT),
+        "traceback": _printable(text, TRACEBACK_LIMIT),
+        "cause": cause,
+    }
+
+
+def _printable(text: str, limit: int) -> str:
+    """At most *limit* characters, the middle left out, without what UTF-8 cannot carry."""
+    if len(text) > limit:
+        text = (
+            f"{text[: limit // 4]}\n… {len(text) - limit} characters left out …\n{text[-(limit * 3 // 4) :]}"
+        )
+    return text.encode("utf-8", "backslashreplace").decode()

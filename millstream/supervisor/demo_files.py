@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+LARGE = 4 * 1024 * 1024
+"""Bytes from which on a file takes seconds."""
+
 
 @dataclass(frozen=True)
 class Files:
-    """Absolute paths, largest file first (so that no worker is left with a large one at the end).
+    """Absolute paths by name, but large files first: no worker shall be left with one of them at the end.
 
     ``skipped`` counts files whose names are not UTF-8 and thus cannot be arguments.
     """
@@ -35,7 +38,7 @@ def find_files(folder: Path | None, limit: int | None = None) -> Files:
     top = (folder or standard_library()).resolve()
     found = sorted(_sources(top) if folder is None else _regular_files(top))[:limit]
     usable = [(path, size) for path, size in found if _is_utf8(path)]
-    usable.sort(key=lambda row: -row[1])
+    usable.sort(key=lambda row: -row[1] if row[1] >= LARGE else 0)
     return Files(top, [path for path, _ in usable], len(found) - len(usable))
 
 

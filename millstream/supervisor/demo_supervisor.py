@@ -49,6 +49,8 @@ class DemoSupervisor:
         self.file = self.home / FILE_NAME
         self.log = self.home / "supervisor.log"
         self.environment = _environment(os.environ, redis_url)
+        if not keep:
+            self.environment["XDG_RUNTIME_DIR"] = str(self.home)  # the supervisor's lock goes with the rest
         self.file.write_text(self._configuration(DEFAULT_PREFIX if keep else f"ms-demo-{secrets.token_hex(4)}:"))
         try:
             self.location = locate(config=self.file, environ=self.environment)

@@ -27,7 +27,7 @@ class AsyncLink:
 
     def __init__(self, url: str, *, timeout: float, connect_timeout: float) -> None:
         self.url = url
-        pool = async_connection_pool(url, timeout=timeout, connect_timeout=connect_timeout)
+        pool: Any = async_connection_pool(url, timeout=timeout, connect_timeout=connect_timeout)
         self._connection = pool.make_connection()
 
     async def run_many(self, calls: Sequence[Call[Any]]) -> list[Any]:

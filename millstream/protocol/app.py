@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from millstream.protocol import transitions
 from millstream.protocol.client import Client
@@ -43,6 +43,12 @@ CHUNK_BYTES = 4 * 1024 * 1024
 
 KEEP_CALLERS_ID = 86400
 """Seconds for which a caller's id stays taken after the job's end. A generated id: 300 s."""
+
+
+class Decorator(Protocol):
+    """What ``@app.job(...)`` with options is: it makes a job of a function."""
+
+    def __call__(self, fn: Callable[P, R], /) -> Job[P, R]: ...
 
 
 class Millstream:
@@ -112,7 +118,7 @@ class Millstream:
         retry: Retry | int | Sequence[Retry] | None = None,
         priority: int | str = 0,
         result_ttl: Duration = DEFAULT_RESULT_TTL,
-    ) -> Callable[[Callable[P, R]], Job[P, R]]: ...
+    ) -> Decorator: ...
 
     def job(
         self,
@@ -128,11 +134,11 @@ class Millstream:
     ) -> Any:
         """Register a function as a job.
 
-        ``timeout`` (seconds, 0 for none) is the soft limit of a run: by default its group's, else 3600; ``result_ttl`` (seconds) is how long its
-        result is kept. Raises :class:`DuplicateJob`, :class:`InvalidJob`.
+        ``timeout`` (seconds, 0 for none) is the soft limit of a run: by default its group's, else 3600.
+        ``result_ttl`` (seconds) is how long its result is kept. Raises :class:`DuplicateJob`, :class:`InvalidJob`.
         """
 
-        def register(function: Callable[..., Any]) -> Job[..., Any]:
+        def register(function: Callable[P, R]) -> Job[P, R]:
             job = Job(
                 app=self,
                 fn=function,
@@ -140,10 +146,9 @@ class Millstream:
                 queue=checked_name("queue", queue),
                 timeout=None if timeout is None else seconds(timeout, "timeout"),
                 retry=policies(retry),
-                priority=band_of(priority) if isinstance(priority, str) else priority,
+                priority=band_of(priority),
                 result_ttl=seconds(result_ttl, "result_ttl"),
             )
-            band_of(priority)
             self.registry.add(job)
             return job
 
@@ -184,9 +189,7 @@ class Millstream:
         """
         return self.enqueue_draft(self._named_draft(name, args, kwargs, queue))
 
-    async def aenqueue(
-        self, name: str, /, *args: Any, queue: str | None = None, **kwargs: Any
-    ) -> Handle[Any]:
+    async def aenqueue(self, name: str, /, *args: Any, queue: str | None = None, **kwargs: Any) -> Handle[Any]:
         """The same for async code."""
         return await self.aenqueue_draft(self._named_draft(name, args, kwargs, queue))
 
@@ -227,16 +230,12 @@ class Millstream:
             handles += [handle for handle in placed if handle is not None]
         return handles
 
-    def _named_draft(
-        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], queue: str | None
-    ) -> Draft:
+    def _named_draft(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], queue: str | None) -> Draft:
         job = self.registry.get(checked_name("job", name))
         if job is not None:
             return (job.using(queue=queue) if queue else job).job(*args, **kwargs)
         if queue is None:
-            raise UnknownJob(
-                f"no job {name!r} is registered here: name its queue, as in enqueue({name!r}, queue=...)"
-            )
+            raise UnknownJob(f"no job {name!r} is registered here: name its queue, as in enqueue({name!r}, queue=...)")
         return Draft(name, args, kwargs, checked_name("queue", queue), 0, checked_options())
 
 
@@ -275,9 +274,7 @@ def _chunks(drafts: Iterator[Draft]) -> Iterator[list[tuple[Draft, NewJob]]]:
     size = 0
     for draft in drafts:
         if not isinstance(draft, Draft):
-            raise InvalidJob(
-                f"enqueue_many takes drafts, as made by a_job.job(...), not {type(draft).__name__}"
-            )
+            raise InvalidJob(f"enqueue_many takes drafts, as made by a_job.job(...), not {type(draft).__name__}")
         new = new_job(draft)
         chunk.append((draft, new))
         size += len(new.envelope)

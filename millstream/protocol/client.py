@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -114,7 +114,7 @@ class Client:
         self._links.close()
         self._waiting.close()
 
-    def _patiently(self, action: Any) -> Any:
+    def _patiently(self, action: Callable[[Link], T]) -> T:
         # An attempt takes at most half of our patience, and none begins in the second half.
         begun, pause = time.monotonic(), 0.02
         while True:

@@ -97,6 +97,14 @@ _REFUSALS = {
 }
 
 
+# redis-py takes the code off the texts of errors for which it has a type.
+_REFUSAL_TYPES: dict[type[BaseException], str] = {
+    redis.exceptions.BusyLoadingError: "LOADING",
+    redis.exceptions.ReadOnlyError: "READONLY",
+    redis.exceptions.OutOfMemoryError: "OOM",
+}
+
+
 def explained(error: BaseException, url: str) -> MillstreamError:
     """The error of ours that says what *error* of redis-py means and what to do about it."""
     where = redacted(url)
@@ -105,11 +113,7 @@ def explained(error: BaseException, url: str) -> MillstreamError:
         return AccessDenied(f"Redis at {where} refused the user name or password")
     if isinstance(error, redis.exceptions.NoPermissionError) or text.startswith("NOPERM"):
         return AccessDenied(f"Redis at {where} forbids this user a command or key: {text}")
-    refusal = {
-        redis.exceptions.BusyLoadingError: "LOADING",
-        redis.exceptions.ReadOnlyError: "READONLY",
-        redis.exceptions.OutOfMemoryError: "OOM",
-    }.get(type(error), text.split(" ", 1)[0])
+    refusal = _REFUSAL_TYPES.get(type(error), text.split(" ", 1)[0])
     if refusal in _REFUSALS:
         return Refused(f"Redis at {where} {_REFUSALS[refusal]}")
     if isinstance(error, redis.exceptions.TimeoutError):

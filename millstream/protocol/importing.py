@@ -39,16 +39,12 @@ def import_app(reference: str) -> Millstream:
     try:
         app.import_jobs()
     except (Exception, SystemExit) as error:
-        raise ImportFailed(
-            f"app {reference!r}: an included module cannot be imported: {_where(error)}"
-        ) from error
+        raise ImportFailed(f"app {reference!r}: an included module cannot be imported: {_where(error)}") from error
     return app
 
 
 def _where(error: BaseException) -> str:
     """The error and the line of user code that raised it."""
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename
-    ]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if len(frames) > 1 else ""
     return f"{type(error).__name__}: {error}{place}"

@@ -95,18 +95,14 @@ class JobInfo:
 
 def instant(milliseconds: float | bytes | None) -> datetime | None:
     """Milliseconds of the Unix epoch as an aware datetime."""
-    if milliseconds in (None, b"", 0):
-        return None
-    return datetime.fromtimestamp(float(milliseconds) / 1000, UTC)  # type: ignore[arg-type]
+    return datetime.fromtimestamp(float(milliseconds) / 1000, UTC) if milliseconds else None
 
 
 def job_info(queue: str, job_id: str, facts: Inspected) -> JobInfo:
     """Make a :class:`JobInfo` of the raw facts. Raises :class:`JobNotFound`."""
     record = facts.record
     if not record:
-        raise JobNotFound(
-            f"there is no job {job_id!r} in queue {queue!r}: it never existed, or its record has expired"
-        )
+        raise JobNotFound(f"there is no job {job_id!r} in queue {queue!r}: it never existed, or its record has expired")
     envelope = _load(record.get("env") or facts.entry.get("env"))
     last = _load(record.get("out"))
     tries = _load(b"[" + record.get("tries", b"") + b"]") or []

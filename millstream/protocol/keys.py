@@ -37,9 +37,7 @@ def checked_name(kind: str, name: object) -> str:
 def checked_id(job_id: object) -> str:
     """Return *job_id* if it may identify a job; raise :class:`InvalidJob` otherwise."""
     if not isinstance(job_id, str) or not _ID.fullmatch(job_id):
-        raise InvalidJob(
-            f"job id {job_id!r} is not valid: use 1 to 200 letters, digits or any of _ - . : @ / + ="
-        )
+        raise InvalidJob(f"job id {job_id!r} is not valid: use 1 to 200 letters, digits or any of _ - . : @ / + =")
     return job_id
 
 
@@ -47,9 +45,7 @@ def band_of(priority: int | str) -> str:
     """Map a priority to its band: >= 50 critical, 1 to 49 high, 0 normal, < 0 low; a band's name is itself."""
     if isinstance(priority, str):
         if priority not in BANDS:
-            raise InvalidJob(
-                f"priority {priority!r} is not valid: use an integer or one of {', '.join(BANDS)}"
-            )
+            raise InvalidJob(f"priority {priority!r} is not valid: use an integer or one of {', '.join(BANDS)}")
         return priority
     if isinstance(priority, bool) or not isinstance(priority, int):
         raise InvalidJob(f"priority {priority!r} is not valid: use an integer or one of {', '.join(BANDS)}")

@@ -27,9 +27,8 @@ class Link:
 
     def __init__(self, url: str, *, timeout: float = 5.0, connect_timeout: float = 2.0) -> None:
         self.url = url
-        self._connection = connection_pool(
-            url, timeout=timeout, connect_timeout=connect_timeout
-        ).make_connection()
+        pool = connection_pool(url, timeout=timeout, connect_timeout=connect_timeout)
+        self._connection: Any = pool.make_connection()  # redis-py's types leave out much of what it can
 
     def run(self, call: Call[T]) -> T:
         """Run one call and return its parsed reply."""

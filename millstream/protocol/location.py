@@ -140,9 +140,7 @@ def read_file(file: Path) -> dict[str, Any]:
     return table
 
 
-def data_folder(
-    file: Path | None, *, environ: Mapping[str, str] = os.environ, folder: Path | None = None
-) -> Path:
+def data_folder(file: Path | None, *, environ: Mapping[str, str] = os.environ, folder: Path | None = None) -> Path:
     """MILLSTREAM_DATA, else `.millstream` beside the configuration file, else in the current folder."""
     start = (folder or Path.cwd()).absolute()
     named = environ.get("MILLSTREAM_DATA")

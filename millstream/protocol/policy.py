@@ -75,15 +75,15 @@ class Retry:
             case "linear":
                 return base * attempt
             case "polynomial":
-                return base * float(attempt) ** (self.factor * 2)
+                return base * float(attempt ** (self.factor * 2))
             case _:
                 # Beyond 2**64 times the base every max_delay is reached; a larger exponent would overflow.
-                return base * self.factor ** min(attempt - 1, 64)
+                return float(base * self.factor ** min(attempt - 1, 64))
 
     def delay_after(self, attempt: int, error: BaseException | None = None) -> float:
         """Seconds to wait after the failure of this attempt, with jitter."""
         nominal = self.nominal_delay(attempt, error)
-        return random.uniform(0, nominal) if self.jitter else nominal  # noqa: S311 (no secret depends on it)
+        return random.uniform(0, nominal) if self.jitter else nominal
 
 
 Policies = tuple[Retry, ...]

@@ -41,7 +41,7 @@ def checked_options(
     priority: int | str | None = None,
     delay: Duration | None = None,
     at: datetime | None = None,
-    id: str | None = None,  # noqa: A002 (the word users know)
+    id: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Options:
     """Check the options of one enqueue. Raises :class:`InvalidJob`."""
@@ -81,7 +81,7 @@ class Job(Generic[P, R]):
     queue: str
     timeout: float | None
     retry: Policies
-    priority: int | str
+    priority: str
     result_ttl: float
     options: Options = field(default_factory=Options)
 
@@ -95,7 +95,7 @@ class Job(Generic[P, R]):
         priority: int | str | None = None,
         delay: Duration | None = None,
         at: datetime | None = None,
-        id: str | None = None,  # noqa: A002 (the word users know)
+        id: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Job[P, R]:
         """This job with options for its next enqueues: they never mix with the function's arguments.
@@ -117,7 +117,7 @@ class Job(Generic[P, R]):
         return Draft(self.name, args, kwargs, options.queue or self.queue, priority, options)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
-        """Enqueue a call. Raises :class:`InvalidJob`, :class:`NotJSON`, :class:`PayloadTooLarge`, :class:`Unavailable`."""
+        """Enqueue a call. Raises :class:`InvalidJob` (for what is asked) or :class:`Unavailable` (Redis)."""
         return self.app.enqueue_draft(self.job(*args, **kwargs))
 
     async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:

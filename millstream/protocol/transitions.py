@@ -169,9 +169,7 @@ def _parse_verdicts(reply: list[Any], count: int) -> list[tuple[Verdict, str]]:
     return verdicts
 
 
-def retire(
-    keys: QueueKeys, consumer: str, *, delete: bool, spare: Iterable[str] = ()
-) -> Call[tuple[int, int]]:
+def retire(keys: QueueKeys, consumer: str, *, delete: bool, spare: Iterable[str] = ()) -> Call[tuple[int, int]]:
     """Take back what a dead consumer holds, but for *spare*; the reply: given back, still pending."""
     return Call(script("retire"), all_keys(keys), (consumer, int(delete), *spare), _pair)
 
@@ -183,9 +181,7 @@ def give_back(keys: QueueKeys, consumer: str, refs: Sequence[str]) -> Call[int]:
 
 def renew(keys: QueueKeys, consumer: str, refs: Sequence[str]) -> Call[list[str]]:
     """Renew leases; the reply names the refs that this consumer holds no more."""
-    return Call(
-        script("renew"), keys.streams, (consumer, *refs), lambda reply: [ref.decode() for ref in reply]
-    )
+    return Call(script("renew"), keys.streams, (consumer, *refs), lambda reply: [ref.decode() for ref in reply])
 
 
 class Recovered(NamedTuple):
@@ -264,9 +260,7 @@ def _fields(flat: list[bytes]) -> dict[str, bytes]:
 
 def await_end(keys: QueueKeys, job_id: str, waiters: int) -> Call[str]:
     """Begin (1), keep up (0) or give up (-1) waiting for a job; the reply is its state, "" where it is unknown."""
-    return Call(
-        script("await"), (keys.job(job_id), keys.waiting), (job_id, waiters), lambda reply: reply.decode()
-    )
+    return Call(script("await"), (keys.job(job_id), keys.waiting), (job_id, waiters), lambda reply: reply.decode())
 
 
 def mark(keys: QueueKeys, job_id: str, ref: str, consumer: str) -> Call[bool]:

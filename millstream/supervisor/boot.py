@@ -36,7 +36,7 @@ def run(settings: Settings, *, burst: bool = False) -> int:
     """
     logs.configure()
     if not settings.app:
-        raise ConfigError("app: name your application, as in app = \"shop.jobs:app\" (or --app, or MILLSTREAM_APP)")
+        raise ConfigError('app: name your application, as in app = "shop.jobs:app" (or --app, or MILLSTREAM_APP)')
     app = _preload(settings.app) if settings.supervisor.preload else None
     queues = _queues_of_app(settings, app)
     location = settings.location
@@ -143,5 +143,3 @@ def _say_ready(plan: Plan) -> None:
         file=sys.stderr,
         flush=True,
     )
-
-

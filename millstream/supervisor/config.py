@@ -49,9 +49,7 @@ def load(
     return settings
 
 
-def _located(
-    settings: Settings, file: Path | None, environ: Mapping[str, str], folder: Path | None
-) -> Location:
+def _located(settings: Settings, file: Path | None, environ: Mapping[str, str], folder: Path | None) -> Location:
     # The layers have already decided about the variables, all but the data folder's.
     data = {"MILLSTREAM_DATA": environ.get("MILLSTREAM_DATA", "")}
     location = locate(
@@ -62,9 +60,7 @@ def _located(
         environ=data,
         folder=folder,
     )
-    return (
-        location if location.embedded else replace(location, source=settings._layers.origin(("redis_url",)))
-    )
+    return location if location.embedded else replace(location, source=settings._layers.origin(("redis_url",)))
 
 
 def processes(group: Group) -> int:

@@ -179,9 +179,7 @@ def _normalise_group(layers: Layers, name: str, group: dict[str, Any], *, alone:
         group["queues"] = ()  # the queues of all registered jobs
     elif queues in ([], {}, ""):
         where = ("workers", name, "queues")
-        layers.problems.append(
-            f"{'.'.join(where)} ({layers.nearest_origin(where)}): must name at least one queue"
-        )
+        layers.problems.append(f"{'.'.join(where)} ({layers.nearest_origin(where)}): must name at least one queue")
         group["queues"] = ()
     elif isinstance(queues, dict):
         group["queues"], group["weights"] = list(queues), queues

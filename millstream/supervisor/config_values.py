@@ -81,9 +81,7 @@ QueueName = Annotated[
     str, _matching(f"{_NAME}(@{_NAME})?", "1 to 100 letters, digits and . _ - (then @tag, if wanted)")
 ]
 AppPath = Annotated[str, _matching(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", 'like "module:object"')]
-Bind = Annotated[
-    str, _matching(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):\d{1,5}", 'like "127.0.0.1:7070" or "[::1]:7070"')
-]
+Bind = Annotated[str, _matching(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):\d{1,5}", 'like "127.0.0.1:7070" or "[::1]:7070"')]
 Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
 Seconds = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
 PositiveSeconds = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]

@@ -85,9 +85,7 @@ def interrupt(process: Process, run: int, kind: Interrupt, now: float) -> None:
         process.interrupt(run, kind, now)
 
 
-def _stop_run(
-    slot: Slot, process: Process, run: int, kind: Interrupt, cause: Cause, grace: float, now: float
-) -> None:
+def _stop_run(slot: Slot, process: Process, run: int, kind: Interrupt, cause: Cause, grace: float, now: float) -> None:
     """Interrupt a run; kill it when it has not ended *grace* seconds later."""
     first = process.interrupted != (run, kind)
     if first:

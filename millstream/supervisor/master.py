@@ -1,11 +1,12 @@
 """The supervisor: a parent that stays poor.
 
 It opens no connection, runs no handler and shares nothing but the scoreboard, so that it survives whatever kills its
-children (the rule of PostgreSQL's postmaster). One thread, one loop; to learn how it works, read :meth:`Supervisor.run`.
+children (the rule of PostgreSQL's postmaster). One thread, one loop: read :meth:`Supervisor.run` first.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -394,10 +395,8 @@ class Supervisor:
         log.info("supervisor.stage", stage=stage.name.lower(), waiting_for=stage.value)
 
     def _wake_maintenance(self) -> None:
-        try:
+        with contextlib.suppress(BlockingIOError):  # the pipe is full: it is awake
             os.write(self._wake_write, b"!")
-        except BlockingIOError:
-            pass  # the pipe is full: it is awake
 
     def _slots_of(self, group: GroupPlan) -> list[Slot]:
         return [slot for slot in self._slots if slot.group == group.name]

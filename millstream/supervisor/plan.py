@@ -138,5 +138,5 @@ def _group_plan(
 def _environment(group: Group, count: int) -> dict[str, str]:
     """The group's variables; native thread pools get their share of the CPUs, so that workers do not fight."""
     share = str(max(1, cpus() // count))
-    pools = {name: share for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    pools = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), share)
     return {**pools, **{name: str(value) for name, value in group.env.items()}}

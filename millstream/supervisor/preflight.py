@@ -48,5 +48,3 @@ def _check_memory_policy(link: Link) -> None:
     policy = facts.get("maxmemory_policy", "noeviction").strip()
     if policy != "noeviction" and facts.get("maxmemory", "0").strip() != "0":
         log.warning("redis.may_evict", policy=policy, hint="set maxmemory-policy noeviction, or jobs will be lost")
-
-

@@ -143,9 +143,7 @@ class Execution:
         policy = policy_for(run.job.retry, error)
         if policy is not None and policy.discard_on and isinstance(error, policy.discard_on):
             return self._final(run, Kind.DISCARDED, cause)
-        if policy is None or run.attempt >= min(
-            policy.attempts, run.entry.options.get("attempts", policy.attempts)
-        ):
+        if policy is None or run.attempt >= min(policy.attempts, run.entry.options.get("attempts", policy.attempts)):
             return self._dead(run, cause)
         asked = error.delay if isinstance(error, RetryLater) else None
         delay = policy.delay_after(run.attempt, error) if asked is None else seconds(asked)
@@ -156,9 +154,7 @@ class Execution:
     def _dead(self, run: Run, cause: str) -> Outcome:
         assert run.error is not None
         log.error("job.dead", **self._facts(run, cause))
-        return self._outcome_of(
-            run, Kind.DEAD, 0, self._row(run, cause=cause, error=error_of(run.error, cause))
-        )
+        return self._outcome_of(run, Kind.DEAD, 0, self._row(run, cause=cause, error=error_of(run.error, cause)))
 
     def _final(self, run: Run, kind: Kind, cause: str) -> Outcome:
         assert run.error is not None

@@ -1,4 +1,4 @@
-"""The worker's way to Redis: settle what ended and fetch what is next in one round trip; wait where there is nothing."""
+"""The worker's way to Redis: settle and fetch in one round trip; wait where there is nothing to do."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class Fetcher:
         first, longest = BACKOFF
         wait = min(longest, first * 2 ** min(self._failures, 10))
         self._failures += 1
-        self._signals.sleep(random.uniform(wait / 2, wait))  # noqa: S311 (no secret depends on it)
+        self._signals.sleep(random.uniform(wait / 2, wait))
 
     def close(self) -> None:
         """Close both connections."""
@@ -156,7 +156,7 @@ class Fetcher:
         indexes = list(range(len(self._keys)))
         if not weights:
             return indexes
-        drawn = {index: random.random() ** (1 / weights[self._spec.queues[index]]) for index in indexes}  # noqa: S311
+        drawn = {index: random.random() ** (1 / weights[self._spec.queues[index]]) for index in indexes}
         return sorted(indexes, key=drawn.__getitem__, reverse=True)
 
     def _fetch_call(self, queue: int) -> Call[Fetched]:
@@ -235,8 +235,6 @@ class Fetcher:
                 delivered += [(name.rpartition(":")[2][0], entry_id, fields) for entry_id, fields in entries]
             else:
                 # One read can return a job of each stream; a batch is of one queue, the rest goes back at once.
-                self.give_back(
-                    index, [name.rpartition(":")[2][0] + entry_id.decode() for entry_id, _ in entries]
-                )
+                self.give_back(index, [name.rpartition(":")[2][0] + entry_id.decode() for entry_id, _ in entries])
         now = int(delivered[0][1].split(b"-")[0])
         return Delivery(queue, now, time.monotonic(), delivered)

@@ -1,4 +1,4 @@
-"""Entries that cannot be run: what is not a job becomes a dead letter; an unknown job waits for a worker that knows it."""
+"""Entries that cannot be run: what is no job becomes a dead letter, an unknown job waits for a newer worker."""
 
 from __future__ import annotations
 

@@ -73,7 +73,5 @@ def error_of(error: BaseException, cause: str = "error") -> dict[str, Any]:
 def _printable(text: str, limit: int) -> str:
     """At most *limit* characters, the middle left out, without what UTF-8 cannot carry."""
     if len(text) > limit:
-        text = (
-            f"{text[: limit // 4]}\n… {len(text) - limit} characters left out …\n{text[-(limit * 3 // 4) :]}"
-        )
+        text = f"{text[: limit // 4]}\n… {len(text) - limit} characters left out …\n{text[-(limit * 3 // 4) :]}"
     return text.encode("utf-8", "backslashreplace").decode()

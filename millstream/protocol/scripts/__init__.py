@@ -27,7 +27,5 @@ def _read(file: str) -> str:
 def script(name: str) -> Script:
     """Load the script of this name; lines ``-- include: <file>`` are replaced by that file."""
     lines = _read(f"{name}.lua").splitlines()
-    text = "\n".join(
-        _read(line.removeprefix(_INCLUDE)) if line.startswith(_INCLUDE) else line for line in lines
-    )
-    return Script(name, text, hashlib.sha1(text.encode()).hexdigest())  # noqa: S324 (Redis names scripts so)
+    text = "\n".join(_read(line.removeprefix(_INCLUDE)) if line.startswith(_INCLUDE) else line for line in lines)
+    return Script(name, text, hashlib.sha1(text.encode()).hexdigest())

@@ -47,6 +47,7 @@ class Duties:
         self._link = Link(plan.url, timeout=5.0)
         self._ears = Link(plan.url, timeout=LISTEN + 5.0)
         self._stopping = threading.Event()
+        self._name = threading.Lock()
         self._cursors: dict[tuple[str, str], str] = {}
         self._heard: dict[str, str] = {}
         self._next_due: dict[str, float] = {}
@@ -76,10 +77,13 @@ class Duties:
         self._stopping.set()
 
     def leave(self) -> None:
-        """Take our name off the registry of hosts, so that it is free at once."""
+        """Take our name off the registry of hosts, so that it is free at once; no beat enters it again."""
         link = Link(self._plan.url, timeout=0.5, connect_timeout=0.5)
         try:
-            link.run(transitions.host(self._plan.keys, self._plan.identity.name, self._plan.instance, "leave", b"{}"))
+            with self._name:
+                link.run(
+                    transitions.host(self._plan.keys, self._plan.identity.name, self._plan.instance, "leave", b"{}")
+                )
         except MillstreamError as error:
             log.warning("host.not_left", error=str(error))
         finally:
@@ -93,8 +97,9 @@ class Duties:
         call = transitions.host(
             self._plan.keys, self._plan.identity.name, self._plan.instance, "beat", heartbeat(self._plan, self._board)
         )
-        if self._link.run(call):
-            self._board.header[Header.NAME_LOST] = 1
+        with self._name:
+            if not self._stopping.is_set() and self._link.run(call):
+                self._board.header[Header.NAME_LOST] = 1
 
     def _join_if_needed(self) -> None:
         calls = [transitions.join(keys, self._plan.instance, self._plan.lease) for keys in self._plan.queue_keys]
@@ -107,13 +112,15 @@ class Duties:
         asked = [keys for keys in self._plan.queue_keys if self._next_due.get(keys.queue, 0.0) <= now]
         if not asked:
             return
-        for keys, (promoted, wait) in zip(asked, self._link.run_many(list(map(transitions.promote, asked))), strict=True):
+        for keys, (promoted, wait) in zip(
+            asked, self._link.run_many(list(map(transitions.promote, asked))), strict=True
+        ):
             self._next_due[keys.queue] = now + (wait / 1000 if wait >= 0 else LISTEN)
             if promoted:
                 log.debug("jobs.promoted", queue=keys.queue, count=promoted)
 
     def _recovery_interval(self) -> float:
-        return min(1.0, self._plan.lease / 4) * random.uniform(0.8, 1.2)  # noqa: S311 (jitter)
+        return min(1.0, self._plan.lease / 4) * random.uniform(0.8, 1.2)
 
     def _recover(self) -> None:
         """Give back what others hold past their lease; what our own dead tree held, at once."""
@@ -214,4 +221,4 @@ class Duties:
         self._sweep_from = time.monotonic() + self._plan.lease
         self._timers.clear()
         self._next_due.clear()
-        self._stopping.wait(random.uniform(0.05, min(1.0, 0.1 * 2**self._failures)))  # noqa: S311 (jitter)
+        self._stopping.wait(random.uniform(0.05, min(1.0, 0.1 * 2**self._failures)))

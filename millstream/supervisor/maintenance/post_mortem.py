@@ -42,7 +42,7 @@ def _counted(record: Record, group: GroupPlan, plan: Plan, ending: Ending, ref: 
     row = _row(record, group, plan, ending, ending.cause, counted=1)
     if words[Word.ATTEMPT] + 1 >= words[Word.MAX_ATTEMPTS]:
         return Outcome(ref, record.job_id, Kind.DEAD, 0, row)
-    delay = int(random.uniform(0, words[Word.RETRY_DELAY]))  # noqa: S311 (no secret depends on it)
+    delay = int(random.uniform(0, words[Word.RETRY_DELAY]))
     return Outcome(ref, record.job_id, Kind.RETRY, max(1, delay), row)
 
 
@@ -71,12 +71,22 @@ def _row(record: Record, group: GroupPlan, plan: Plan, ending: Ending, cause: st
             "type": "WorkerDied",
             "message": _message(ending, cause),
             "cause": cause,
-            "stack": record.stack,
+            "stack": _handler_frames(record.stack),
             "signal": ending.signal,
             "exit_code": ending.exit_code,
         },
     }
     return orjson.dumps(row)
+
+
+def _handler_frames(stack: str) -> str:
+    """faulthandler's dump without the frames below the handler: they are ours, and the same each time."""
+    lines: list[str] = []
+    for line in stack.splitlines():
+        if "/millstream/worker/execution.py" in line:
+            break
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def _message(ending: Ending, cause: str) -> str:

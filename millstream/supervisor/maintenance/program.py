@@ -48,6 +48,5 @@ def run_maintenance(plan: Plan, board: Scoreboard, wake: int, parent: int) -> in
     duties.stop()
     if urgent.orphaned:
         end_the_tree(plan, board, urgent)
-    thread.join(timeout=1.0)
-    duties.leave()
+    duties.leave()  # its thread may still listen for a while; it beats no more, and what else it does is atomic
     return 0

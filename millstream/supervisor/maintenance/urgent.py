@@ -10,12 +10,14 @@ import os
 import random
 import select
 import time
+from typing import Any
 
 import structlog
 
 from millstream.protocol import transitions
 from millstream.protocol.call import Call
 from millstream.protocol.errors import MillstreamError
+from millstream.protocol.keys import QueueKeys
 from millstream.protocol.link import Link, NoGroup
 from millstream.protocol.scoreboard import Header, Phase, Record, RecordState, Scoreboard, Word
 from millstream.protocol.transitions import Outcome
@@ -75,7 +77,7 @@ class Urgent:
             if self._failures == 0:
                 log.warning("redis.lost", error=str(error))
             self._failures += 1
-            self._retry_at = time.monotonic() + random.uniform(0.05, min(1.0, 0.1 * 2**self._failures))  # noqa: S311
+            self._retry_at = time.monotonic() + random.uniform(0.05, min(1.0, 0.1 * 2**self._failures))
         else:
             if self._failures:
                 log.info("redis.back")
@@ -131,7 +133,7 @@ class Urgent:
         running = record.running
         if running and not uncounted and (outcome := outcome_of_death(record, group, self._plan)):
             outcomes.append(outcome)
-        calls: list[Call[object]] = []
+        calls: list[Call[Any]] = []
         if outcomes:
             calls.append(transitions.settle(self._keys(record), consumer, outcomes, group.worker.unknown_grace))
         for queue in group.queues:
@@ -201,7 +203,7 @@ class Urgent:
     def _group(self, record: Record) -> GroupPlan:
         return self._plan.groups[record.words[Word.GROUP]]
 
-    def _keys(self, record: Record) -> transitions.QueueKeys:
+    def _keys(self, record: Record) -> QueueKeys:
         return self._plan.keys.queue(self._group(record).queues[record.words[Word.QUEUE]])
 
     def _consumer(self, record: Record) -> str:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-import redis
+from redis import exceptions
 
 from millstream.protocol.call import Argument, Call
 from millstream.protocol.client import SLICE
@@ -33,7 +33,7 @@ class AsyncLink:
     async def run_many(self, calls: Sequence[Call[Any]]) -> list[Any]:
         replies = await self.execute_many([call.evalsha() for call in calls])
         for index, reply in enumerate(replies):
-            if isinstance(reply, redis.exceptions.NoScriptError):
+            if isinstance(reply, exceptions.NoScriptError):
                 await self.execute_many([("SCRIPT", "LOAD", calls[index].script.text)])
                 replies[index] = (await self.execute_many([calls[index].evalsha()]))[0]
         return [call.parse(await self._checked(reply)) for call, reply in zip(calls, replies, strict=True)]
@@ -47,7 +47,7 @@ class AsyncLink:
             packed = self._connection.pack_commands(commands)
             await self._connection.send_packed_command(packed, check_health=False)
             return [await self._read() for _ in commands]
-        except (redis.exceptions.RedisError, OSError) as error:
+        except (exceptions.RedisError, OSError) as error:
             await self.close()
             raise explained(error, self.url) from None
         except BaseException:
@@ -60,7 +60,7 @@ class AsyncLink:
     async def _read(self) -> Any:
         try:
             return await self._connection.read_response()
-        except redis.exceptions.ResponseError as error:
+        except exceptions.ResponseError as error:
             return error
 
     async def _checked(self, reply: Any) -> Any:

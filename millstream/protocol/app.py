@@ -123,7 +123,6 @@ class Millstream:
     def job(
         self,
         fn: Callable[..., Any] | None = None,
-        /,
         *,
         name: str | None = None,
         queue: str = "default",

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import redis
 import redis.asyncio
+from redis import exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry as RedisRetry
 
@@ -99,9 +100,9 @@ _REFUSALS = {
 
 # redis-py takes the code off the texts of errors for which it has a type.
 _REFUSAL_TYPES: dict[type[BaseException], str] = {
-    redis.exceptions.BusyLoadingError: "LOADING",
-    redis.exceptions.ReadOnlyError: "READONLY",
-    redis.exceptions.OutOfMemoryError: "OOM",
+    exceptions.BusyLoadingError: "LOADING",
+    exceptions.ReadOnlyError: "READONLY",
+    exceptions.OutOfMemoryError: "OOM",
 }
 
 
@@ -109,18 +110,18 @@ def explained(error: BaseException, url: str) -> MillstreamError:
     """The error of ours that says what *error* of redis-py means and what to do about it."""
     where = redacted(url)
     text = str(error)
-    if isinstance(error, redis.exceptions.AuthenticationError) or re.match("WRONGPASS|NOAUTH", text):
+    if isinstance(error, exceptions.AuthenticationError) or re.match("WRONGPASS|NOAUTH", text):
         return AccessDenied(f"Redis at {where} refused the user name or password")
-    if isinstance(error, redis.exceptions.NoPermissionError) or text.startswith("NOPERM"):
+    if isinstance(error, exceptions.NoPermissionError) or text.startswith("NOPERM"):
         return AccessDenied(f"Redis at {where} forbids this user a command or key: {text}")
     refusal = _REFUSAL_TYPES.get(type(error), text.split(" ", 1)[0])
     if refusal in _REFUSALS:
         return Refused(f"Redis at {where} {_REFUSALS[refusal]}")
-    if isinstance(error, redis.exceptions.TimeoutError):
+    if isinstance(error, exceptions.TimeoutError):
         return Unavailable(f"Redis at {where} did not answer in time")
-    if isinstance(error, (redis.exceptions.ConnectionError, OSError)):
+    if isinstance(error, (exceptions.ConnectionError, OSError)):
         return Unavailable(f"Redis at {where} cannot be reached: {_short(text)}")
-    if isinstance(error, redis.exceptions.InvalidResponse):
+    if isinstance(error, exceptions.InvalidResponse):
         return Unsupported(f"what listens at {where} is not a Redis or Valkey server")
     if "unknown command" in text or "Unknown Redis command" in text or "bad flag" in text.lower():
         return Unsupported(

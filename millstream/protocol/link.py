@@ -6,7 +6,7 @@ import select
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-import redis
+from redis import exceptions
 
 from millstream.protocol.call import Argument, Call
 from millstream.protocol.connection import connection_pool, explained
@@ -38,7 +38,7 @@ class Link:
         """Run several calls in one round trip, in order; raises the first error after all have run."""
         replies = self.execute_many([call.evalsha() for call in calls])
         for index, reply in enumerate(replies):
-            if isinstance(reply, redis.exceptions.NoScriptError):
+            if isinstance(reply, exceptions.NoScriptError):
                 replies[index] = self._load_and_run(calls[index])
         for reply in replies:
             if isinstance(reply, Exception):
@@ -57,7 +57,7 @@ class Link:
         try:
             self._send(commands)
             return [self._read() for _ in commands]
-        except (redis.exceptions.RedisError, OSError) as error:
+        except (exceptions.RedisError, OSError) as error:
             self.close()
             raise explained(error, self.url) from None
         except BaseException:
@@ -68,7 +68,7 @@ class Link:
         """Send one command without reading its reply: see :meth:`wait` and :meth:`receive`."""
         try:
             self._send([command])
-        except (redis.exceptions.RedisError, OSError) as error:
+        except (exceptions.RedisError, OSError) as error:
             self.close()
             raise explained(error, self.url) from None
 
@@ -88,7 +88,7 @@ class Link:
         """Read the reply of :meth:`send`; an error of the server is returned, not raised."""
         try:
             return self._read()
-        except (redis.exceptions.RedisError, OSError) as error:
+        except (exceptions.RedisError, OSError) as error:
             self.close()
             raise explained(error, self.url) from None
 
@@ -107,7 +107,7 @@ class Link:
     def _read(self) -> Reply:
         try:
             return self._connection.read_response()
-        except redis.exceptions.ResponseError as error:
+        except exceptions.ResponseError as error:
             return error
 
     def _load_and_run(self, call: Call[Any]) -> Reply:

@@ -155,8 +155,8 @@ def settle(
     return Call(script("settle"), all_keys(keys), args, lambda reply: _parse_verdicts(reply, count))
 
 
-_OK = (Verdict.OK, "")
-_CODES = {2: (Verdict.ALREADY, ""), 0: (Verdict.STALE, "")}
+_OK: tuple[Verdict, str] = (Verdict.OK, "")
+_CODES: dict[int, tuple[Verdict, str]] = {2: (Verdict.ALREADY, ""), 0: (Verdict.STALE, "")}
 
 
 def _parse_verdicts(reply: list[Any], count: int) -> list[tuple[Verdict, str]]:

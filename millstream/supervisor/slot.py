@@ -73,6 +73,7 @@ class Process:
         A process that cannot be stopped at once is let go on: the caller comes back at its next tick.
         """
         self.signal(signal.SIGSTOP)
+        state = None
         for _ in range(2000):
             state = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if state is not None:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import redis
 import structlog
+from redis import exceptions
 
 from millstream.protocol import transitions
 from millstream.protocol.call import Call
@@ -220,7 +220,7 @@ class Fetcher:
         return self._read_delivery(self._blocking.receive(), streams)
 
     def _read_delivery(self, reply: Any, streams: dict[str, int]) -> Delivery | None:
-        if isinstance(reply, redis.exceptions.ResponseError):
+        if isinstance(reply, exceptions.ResponseError):
             self._joined = False
             raise NoGroup(str(reply))
         self._failures = 0

@@ -13,6 +13,8 @@ from millstream.supervisor.cli.session import Session
 from millstream.supervisor.cli.wording import plural
 from millstream.supervisor.config import Settings, describe, processes
 
+ENDLESS = "one that hangs holds its worker for ever"
+
 
 @click.command()
 @global_options
@@ -50,6 +52,7 @@ def _findings(settings: Settings, app: Millstream) -> dict[str, Any]:
             "name": group.name,
             "processes": processes(group),
             "queues": list(group.queues) or app.registry.queues,
+            "timeout": group.timeout,
         }
         for group in settings.workers.values()
     ]
@@ -66,9 +69,10 @@ def _findings(settings: Settings, app: Millstream) -> dict[str, Any]:
 def _warnings(app: Millstream, groups: list[dict[str, Any]]) -> list[str]:
     served = {queue for group in groups for queue in group["queues"]}
     unserved = [queue for queue in app.registry.queues if queue not in served]
-    endless = [name for name in app.registry.names if (job := app.registry.get(name)) and not job.timeout]
+    jobs = [job for name in app.registry.names if (job := app.registry.get(name))]
     warnings = [f"no group serves queue {queue!r}: its jobs will wait" for queue in unserved]
-    warnings += [f"job {name!r} has no timeout: one that hangs holds its worker for ever" for name in endless]
+    warnings += [f"job {job.name!r} has no timeout: {ENDLESS}" for job in jobs if job.timeout == 0]
+    warnings += [f"group {group['name']!r} has timeout = 0: {ENDLESS}" for group in groups if group["timeout"] == 0]
     if not app.registry.names:
         warnings.append("the application has no jobs")
     return warnings

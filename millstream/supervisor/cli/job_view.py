@@ -85,7 +85,9 @@ def fields_of(info: JobInfo, with_args: bool = False) -> dict[str, object]:
         "finished": _time(info.finished_at),
     }
     if with_args:
-        fields |= {"args": _json(info.args), "kwargs": _json(info.kwargs)}
+        gone = "(not kept after a job's end)"
+        fields["args"] = gone if info.args is None else _json(info.args)
+        fields["kwargs"] = _json(info.kwargs) if info.kwargs else None
     if info.attempts:
         fields["runs"] = "\n".join(map(_run, info.attempts))
     if info.result is not None:

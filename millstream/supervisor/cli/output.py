@@ -14,6 +14,9 @@ from millstream.supervisor.cli.wording import NOTHING, printable
 
 FORMATS = ("table", "json", "ndjson")
 
+WIDEST = 500
+"""Characters of a line of a table, at most."""
+
 Row = Mapping[str, Any]
 
 
@@ -99,7 +102,11 @@ def _print_rich(cells: Sequence[Sequence[str]], columns: Sequence[Column]) -> No
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column.title.upper(), justify="right" if column.right else "left", overflow="fold")
+        table.add_column(column.title.upper(), justify="right" if column.right else "left", no_wrap=True)
     for row in cells:
         table.add_row(*map(Text, row))
-    Console().print(table)
+    console = Console()
+    # A narrow terminal breaks long lines itself, so that an id stays in one piece and can be copied.
+    natural = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
+    console.width = max(console.width, natural)
+    console.print(table)

@@ -17,9 +17,9 @@ from millstream.supervisor.cli.session import Session
 def up(options: Globals, burst: bool) -> int:
     """Run the supervisor and its workers until a signal ends them."""
     settings = Session(options).settings
-    from millstream.supervisor import boot
+    from millstream.supervisor.boot import run
 
-    return boot.run(settings, burst=burst)
+    return run(settings, burst=burst)
 
 
 @click.command()

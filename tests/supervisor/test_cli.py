@@ -437,10 +437,11 @@ class TestConfiguration:
 
     def test_check_warns_of_a_queue_that_nobody_serves(self, cli: Cli, project: Path) -> None:
         with (project / "millstream.toml").open("a") as file:
-            file.write('[workers.other]\nqueues = ["another"]\nprocesses = 1\n')
+            file.write('[workers.other]\nqueues = ["another"]\nprocesses = 1\ntimeout = 0\n')
         _, out, err = cli("check", "--json")
         assert "no group serves queue 'q'" in err
-        assert json.loads(out)["groups"] == [{"name": "other", "processes": 1, "queues": ["another"]}]
+        assert "group 'other' has timeout = 0" in err
+        assert json.loads(out)["groups"] == [{"name": "other", "processes": 1, "queues": ["another"], "timeout": 0}]
 
     def test_all_problems_at_once(self, cli: Cli, project: Path) -> None:
         (project / "millstream.toml").write_text('appp = "x"\n[workers.a]\nprocesses = "many"\n')

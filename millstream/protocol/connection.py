@@ -32,6 +32,8 @@ def redacted(url: str) -> str:
     """The URL without its password, for logs and errors."""
     try:
         parts = urlsplit(url)
+        if not parts.netloc and not parts.query:
+            return url
         host = parts.netloc.rpartition("@")[2]
         user = parts.username or ""
         netloc = f"{user}:***@{host}" if parts.password else (f"{user}@{host}" if user else host)

@@ -139,7 +139,11 @@ _signatures: dict[Callable[..., Any], inspect.Signature] = {}
 def _signature(fn: Callable[..., Any]) -> inspect.Signature:
     found = _signatures.get(fn)
     if found is None:
-        found = _signatures[fn] = inspect.signature(fn)
+        try:
+            found = inspect.signature(fn, eval_str=True)
+        except (NameError, TypeError, SyntaxError):  # a hint that exists for type checkers only
+            found = inspect.signature(fn)
+        _signatures[fn] = found
     return found
 
 

@@ -30,9 +30,17 @@ class Identity:
     def tree_is_gone(self, heartbeat: dict[str, object]) -> bool:
         """Whether the supervisor that wrote this heartbeat, and all its children, are known to be dead.
 
-        They held the lock that we hold now, if they ran in this boot and in this PID namespace of this machine.
+        They held the lock that we hold now, if they ran in this boot and in this PID namespace of this machine, and
+        if it was the same file: the folder of locks depends on the environment.
         """
-        return heartbeat.get("boot") == self.boot and heartbeat.get("pidns") == self.namespace
+        same_machine = heartbeat.get("boot") == self.boot and heartbeat.get("pidns") == self.namespace
+        return same_machine and bool(self.boot) and heartbeat.get("lock") == self.lock_file
+
+    @property
+    def lock_file(self) -> str:
+        """Device and inode of the lock: the file itself, whatever its path is called here."""
+        status = os.fstat(self.lock)
+        return f"{status.st_dev}:{status.st_ino}"
 
 
 def identify(name: str, url: str, prefix: str) -> Identity:

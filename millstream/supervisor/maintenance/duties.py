@@ -24,6 +24,9 @@ log = structlog.get_logger("millstream.maintenance")
 LISTEN = 1.0
 """Seconds for which the control streams are listened to at a time; a job that is due sooner shortens it."""
 
+BEAT = 2.0
+"""Seconds between two heartbeats, unless a quarter of the lease is shorter."""
+
 PRUNE_EVERY = 60.0
 
 LEASE_EXPIRED = orjson.dumps(
@@ -59,7 +62,7 @@ class Duties:
         """Do what is to be done until :meth:`stop`."""
         while not self._stopping.is_set():
             try:
-                self._every("beat", self._plan.lease / 4, self._beat)
+                self._every("beat", min(BEAT, self._plan.lease / 4), self._beat)
                 self._promote()
                 self._every("recover", self._recovery_interval(), self._recover)
                 self._every("resume", 1.0, self._resume)

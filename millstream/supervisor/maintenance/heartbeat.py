@@ -41,6 +41,7 @@ def identity(plan: Plan) -> dict[str, Any]:
         "pid": os.getppid(),
         "boot": own.boot,
         "pidns": own.namespace,
+        "lock": own.lock_file,
         "started": _STARTED,
         "lease": plan.lease,
         "version": millstream.__version__,

@@ -84,8 +84,13 @@ def _parse_survey(keys: QueueKeys, reply: list[Any]) -> Survey:
         oldest=max(0, now - oldest) / 1000 if oldest >= 0 else None,
         next_due=max(0, next_due - now) / 1000 if next_due >= 0 else None,
         streams=streams,
-        counters={name.decode(): int(count) for name, count in zip(counters[::2], counters[1::2], strict=True)},
+        counters=_parse_counters(counters),
     )
+
+
+def _parse_counters(flat: list[bytes]) -> dict[str, int]:
+    names = (name.decode(errors="replace") for name in flat[::2])
+    return {_OUTCOMES.get(name, name): int(count) for name, count in zip(names, flat[1::2], strict=True)}
 
 
 def known_queues(runner: Runner, keys: Keys) -> list[QueueKeys]:

@@ -422,8 +422,11 @@ class TestHosts:
         filled.add(3)
         filled.drain()
         filled.die(1)
+        filled.add(1)
+        filled.end(filled.take(1), Kind.CRASH)
+        filled.drain()
         (row,) = json.loads(cli("stats", "--json")[1])
-        assert (row["queue"], row["completed"], row["dead"], row["total"]) == ("q", 3, 1, 4)
+        assert (row["queue"], row["completed"], row["dead"], row["crashed"], row["total"]) == ("q", 4, 1, 1, 5)
         control.delete_dead(filled.link, filled.keys, ["j4"])
 
 

@@ -11,6 +11,9 @@ import orjson
 from millstream.protocol.errors import MillstreamError
 from millstream.protocol.payload import checked_size, encode
 
+MAX_ID = 200
+"""Bytes of a job's id, at most."""
+
 VERSION = 1
 """The version of the envelope. A worker gives a newer one back, for a newer worker to run."""
 
@@ -98,6 +101,8 @@ def parse_entry(letter: str, entry_id: bytes, fields: Sequence[bytes], queue: st
             options=envelope.get("o") or {},
             headers=envelope.get("h") or {},
         )
+        if len(fields[1]) > MAX_ID:
+            raise Malformed(f"entry {ref} is not a job: its id has {len(fields[1])} bytes")
         if not (type(entry.name) is str and type(entry.args) is list and type(entry.kwargs) is dict):
             raise Malformed(f"entry {ref} is not a job: its name, args or kwargs have the wrong type")
         if len(fields) > 4:

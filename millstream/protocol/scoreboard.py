@@ -167,6 +167,7 @@ class Record:
     def hold(self, batch: int, queue: int, refs: list[str]) -> None:
         """Say which entries the worker holds, in the order in which it will run them."""
         words, text = self.words, " ".join(refs).encode()
+        assert len(text) <= HELD_BYTES, "a batch is smaller than the room for its entries"
         words[Word.HELD_LENGTH] = 0
         self._bytes[HELD_AT : HELD_AT + len(text)] = text
         words[Word.QUEUE] = queue

@@ -131,7 +131,7 @@ def fetch(keys: QueueKeys, consumer: str, count: int) -> Call[Fetched]:
     return Call(script("fetch"), (keys.meta, *keys.streams), (consumer, count), _parse_fetched)
 
 
-def own(keys: QueueKeys, consumer: str, count: int = 500) -> Call[Fetched]:
+def own(keys: QueueKeys, consumer: str, count: int = 40) -> Call[Fetched]:
     """What this consumer holds already."""
     return Call(script("own"), (keys.meta, *keys.streams), (consumer, count), _parse_fetched)
 
@@ -214,9 +214,12 @@ def recover(
     )
 
 
-def prune(keys: QueueKeys, alive: Sequence[str]) -> Call[int]:
-    """Delete the empty consumers of instances that are not in *alive*; the reply counts them."""
-    return Call(script("prune"), all_keys(keys), alive, int)
+def prune(keys: QueueKeys, instance: str, own: Sequence[str], alive: Sequence[str]) -> Call[int]:
+    """Delete the empty consumers of dead processes; the reply counts them.
+
+    *own* are the consumers of *instance* that live, *alive* the other instances that beat.
+    """
+    return Call(script("prune"), all_keys(keys), (instance, len(own), *own, *alive), int)
 
 
 def promote(keys: QueueKeys, count: int = 200) -> Call[tuple[int, int]]:

@@ -72,7 +72,7 @@ def _enforce_one(slot: Slot, process: Process, run: int, gaps: Gaps, now: float)
         return
     late = now - hard - gaps.since(started)
     if late >= 0:
-        _kill(slot, process, run, Cause.TIMEOUT)
+        kill_with_stack(slot, process, run, Cause.TIMEOUT)
     elif late >= -STACK_LEAD:
         _ask_for_stack(process, run)
     elif late >= -grace:
@@ -92,7 +92,7 @@ def _stop_run(slot: Slot, process: Process, run: int, kind: Interrupt, cause: Ca
         process.lost = [now]
     interrupt(process, run, kind, now)
     if now - process.lost[0] >= grace:
-        _kill(slot, process, run, cause)
+        kill_with_stack(slot, process, run, cause)
     elif now - process.lost[0] >= grace - STACK_LEAD:
         _ask_for_stack(process, run)
 
@@ -103,7 +103,8 @@ def _ask_for_stack(process: Process, run: int) -> None:
         process.request_stack()
 
 
-def _kill(slot: Slot, process: Process, run: int, cause: Cause) -> None:
+def kill_with_stack(slot: Slot, process: Process, run: int, cause: Cause) -> None:
+    """Kill the worker for this run; its stack is asked for at the first call, the kill comes with the next."""
     if process.dumped_run != run:  # we come late ourselves: one more tick for the stack
         return _ask_for_stack(process, run)
     record = process.record

@@ -17,7 +17,7 @@ import structlog
 
 from millstream.protocol.app import Millstream
 from millstream.protocol.scoreboard import Cause, Header, Interrupt, Order, Phase, RecordState, Scoreboard, Word
-from millstream.supervisor import deadlines, endings
+from millstream.supervisor import deadlines, endings, memory
 from millstream.supervisor.children import spawn_maintenance, spawn_worker
 from millstream.supervisor.deadlines import Gaps
 from millstream.supervisor.plan import GroupPlan, Plan
@@ -77,6 +77,8 @@ class Supervisor:
         self._intensity = {
             group.name: RestartIntensity(plan.restart_intensity, plan.restart_period) for group in plan.groups
         }
+        self._memory_limits = {group.name: group.memory_limit for group in plan.groups}
+        self._memory_looked = 0.0
         self._degraded: set[str] = set()
         self._slots: list[Slot] = []
         self._maintenance: int | None = None
@@ -252,6 +254,9 @@ class Supervisor:
             log.warning("supervisor.was_stopped", seconds=round(gap, 1))
             self._maintenance_started = now  # it was stopped too, as likely as not
         deadlines.enforce(self._slots, self._gaps, now)
+        if now >= self._memory_looked + memory.INTERVAL:
+            self._memory_looked = now
+            memory.enforce(self._slots, self._memory_limits)
         if self._stage is Stage.DRAINING:
             self._enforce_drain(now)
 

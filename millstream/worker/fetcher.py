@@ -85,7 +85,6 @@ class Fetcher:
         if outcomes:
             self._judge(outcomes, replies[0])
         if first is None:
-            self._uncertain = False
             return None
         uncertain, self._uncertain = self._uncertain, False
         delivery = self._delivered(first, replies[-1])

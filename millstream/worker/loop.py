@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import structlog
 
 from millstream.protocol.app import Millstream
 from millstream.protocol.envelope import Entry, Malformed, TooNew, parse_entry
-from millstream.protocol.errors import MillstreamError, Unavailable
+from millstream.protocol.errors import MillstreamError
 from millstream.protocol.registry import DEFAULT_TIMEOUT, Job
 from millstream.protocol.scoreboard import Record, Word
 from millstream.protocol.transitions import Outcome
@@ -55,6 +56,7 @@ class Worker:
         self._batch = 0
         self._born = time.monotonic()
         self._rss_checked = 0.0
+        self._jitter = random.uniform(0.9, 1.0)
         self._outage = False
 
     def work(self) -> None:
@@ -187,14 +189,14 @@ class Worker:
     def _worn_out(self) -> bool:
         """Whether this process has done enough and should be replaced."""
         spec, now = self._spec, time.monotonic()
-        if spec.max_jobs is not None and self._words[Word.DONE] >= spec.max_jobs:
+        if spec.max_jobs is not None and self._words[Word.DONE] >= spec.max_jobs * self._jitter:
             return True
-        if spec.max_age is not None and now - self._born >= spec.max_age:
+        if spec.max_age is not None and now - self._born >= spec.max_age * self._jitter:
             return True
         if spec.max_rss is None or now - self._rss_checked < RSS_INTERVAL:
             return False
         self._rss_checked = now
-        return bool(psutil.Process().memory_info().rss >= spec.max_rss)
+        return bool(psutil.Process().memory_info().rss >= spec.max_rss * self._jitter)
 
     def _out_of_touch(self, error: MillstreamError) -> None:
         """Redis is away: say so once, and try again later."""
@@ -215,7 +217,7 @@ class Worker:
             try:
                 self._fetcher.exchange(self._queue, self._outbox.unsettled(), fetch=False)
                 self._outbox.clear()
-            except Unavailable:
+            except MillstreamError:
                 if time.monotonic() > deadline:
                     return
                 self._fetcher.back_off()

@@ -63,6 +63,7 @@ def _settle_in(spec: WorkerSpec, signals: Signals, stack_file: int, parent: int)
     random.seed()
     faulthandler.enable(file=stack_file, all_threads=True)
     faulthandler.register(signal.SIGUSR1, file=stack_file, all_threads=True, chain=False)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     setproctitle(f"millstream: worker {spec.group}/{spec.slot}")
 
 

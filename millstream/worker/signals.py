@@ -35,7 +35,7 @@ class Signals:
         os.set_blocking(self._write_end, False)
 
     def install(self) -> None:
-        """Take over from whatever the parent had installed."""
+        """Take over from whatever the parent had installed; the signals stay blocked, as they were for the fork."""
         signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         for number in (
             signal.SIGINT,
@@ -50,7 +50,6 @@ class Signals:
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._on_term)
         signal.signal(signal.SIGUSR2, self._on_usr2)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     @property
     def stopping(self) -> bool:

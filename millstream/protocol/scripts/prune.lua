@@ -1,18 +1,22 @@
 #!lua flags=allow-oom
--- Delete the consumers of vanished instances, each only if it holds nothing, and forget owners without consumers.
+-- Delete the consumers of dead processes, each only if it holds nothing, and forget owners without consumers.
 -- KEYS: as in _keys.lua
--- ARGV: instances that are alive
+-- ARGV: 1 the caller's instance, 2 N, then N consumers of it that are alive, then other instances that are alive
 -- Returns how many consumers were deleted.
 -- include: _keys.lua
-local alive, busy, deleted = {}, {}, 0
-for _, instance in ipairs(ARGV) do alive[instance] = true end
+local own, alive, busy, deleted = {}, {}, {}, 0
+for i = 3, #ARGV do
+  if i <= 2 + tonumber(ARGV[2]) then own[ARGV[i]] = true else alive[ARGV[i]] = true end
+end
+busy[ARGV[1]] = true
 for _, letter in ipairs(LETTERS) do
   local consumers = redis.pcall('XINFO', 'CONSUMERS', streams[letter], GROUP)
   for _, row in ipairs(consumers.err and {} or consumers) do
     local name, pending, idle = row[2], row[4], row[6]
     local instance = string.match(name, '^[^:]*')
     local lease = tonumber(redis.call('HGET', owners, instance) or 30000)
-    if not alive[instance] and pending == 0 and idle > lease then
+    local living = alive[instance] or own[name]
+    if not living and pending == 0 and idle > lease then
       redis.call('XGROUP', 'DELCONSUMER', streams[letter], GROUP, name)
       deleted = deleted + 1
     else

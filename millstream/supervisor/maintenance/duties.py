@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -74,6 +75,10 @@ class Duties:
                 self._stopping.wait(0.2)  # the urgent loop or a worker makes the groups again
             except MillstreamError as error:
                 self._wait_for_redis(error)
+            except Exception:
+                # A duty that silently ends would be missed by nobody: end the whole process, it is replaced at once.
+                log.exception("maintenance.duty_failed")
+                os._exit(70)
 
     def stop(self) -> None:
         """End :meth:`run` soon."""
@@ -159,14 +164,21 @@ class Duties:
     def _prune(self) -> None:
         """Delete the empty consumers of instances that beat no more."""
         hosts = self._link.execute("HGETALL", self._plan.keys.hosts)
-        alive = [self._plan.instance]
+        alive = []
         for beat in hosts[1::2]:
             try:
                 alive.append(orjson.loads(beat)["instance"])
             except (orjson.JSONDecodeError, KeyError, TypeError):
                 continue
+        own = [
+            self._plan.groups[record.words[Word.GROUP]]
+            .spec(record.words[Word.SLOT], record.words[Word.INCARNATION])
+            .consumer
+            for state in (RecordState.ALIVE, RecordState.DEAD)
+            for record in self._board.in_state(state)
+        ]
         for keys in self._plan.queue_keys:
-            self._link.run(transitions.prune(keys, alive))
+            self._link.run(transitions.prune(keys, self._plan.instance, own, alive))
 
     def _look_for_work(self) -> None:
         """For ``--burst``: say when no job waits, runs or is due."""

@@ -121,7 +121,7 @@ def job_info(queue: str, job_id: str, facts: Inspected) -> JobInfo:
         priority=envelope.get("p") or last.get("p") or "normal",
         attempt=attempt,
         max_attempts=last.get("x") or ended.get("x") or envelope.get("o", {}).get("attempts"),
-        crashes=int(counters.get("crashes", 0)),
+        crashes=_crashes(state, counters, tries),
         run=int(counters.get("run") or len(tries) + 1),
         result=last.get("r"),
         error=_error(ended) if state is not State.COMPLETED else None,
@@ -135,6 +135,13 @@ def job_info(queue: str, job_id: str, facts: Inspected) -> JobInfo:
         args=envelope.get("a", []) if envelope else None,
         kwargs=envelope.get("k", {}) if envelope else None,
     )
+
+
+def _crashes(state: State, counters: dict[str, bytes], tries: list[dict[str, Any]]) -> int:
+    """How often the job's worker died; a job that ended well has no counter any more, but its earlier runs."""
+    if "crashes" in counters or state not in FINAL:
+        return int(counters.get("crashes", 0))
+    return sum(row.get("c") in ("crash", "exit") for row in tries)
 
 
 def _load(encoded: bytes | None) -> Any:

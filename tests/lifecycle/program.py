@@ -1,0 +1,168 @@
+"""The application that the supervisors of these tests run; jobs note what they do in the file ``ran``."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from millstream import JobInterrupted, JobTimeout, Millstream, Retry, current_job
+
+app = Millstream()
+
+
+def note(*words: object) -> None:
+    """Append a line in one write, so that lines of several processes never mix."""
+    line = " ".join(map(str, words)) + "\n"
+    descriptor = os.open("ran", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+
+
+def wait_for_file(name: str, limit: float = 60.0) -> None:
+    """Wait until a file appears in our folder."""
+    end = time.monotonic() + limit
+    while not Path(name).exists() and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+@app.job
+def noop(number: int) -> None:
+    note("noop", number)
+
+
+@app.job
+def add(a: int, b: int = 2) -> int:
+    return a + b
+
+
+@app.job(retry=Retry(attempts=3, delay=0.05, jitter=False))
+def fail(message: str) -> None:
+    note("fail", current_job().attempt, current_job().run)
+    raise ValueError(message)
+
+
+@app.job(retry=Retry(attempts=3, delay=0.05, jitter=False))
+def fail_once() -> int:
+    if current_job().attempt == 1:
+        raise OSError("not yet")
+    return current_job().attempt
+
+
+@app.job
+def nap(name: str, seconds: float) -> str:
+    """Start, sleep, end."""
+    note("start", name, os.getpid(), current_job().run)
+    time.sleep(seconds)
+    note("end", name, os.getpid(), current_job().run)
+    return name
+
+
+@app.job
+def until(name: str, file: str) -> str:
+    """Start, wait for a file in our folder, end."""
+    note("start", name, os.getpid(), current_job().run)
+    wait_for_file(file)
+    note("end", name, os.getpid(), current_job().run)
+    return name
+
+
+@app.job
+def leave(code: int) -> None:
+    note("leave", os.getpid())
+    os._exit(code)
+
+
+@app.job
+def crash() -> None:
+    note("crash", os.getpid())
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@app.job
+def read_nowhere() -> None:
+    """A real segmentation fault in C code."""
+    note("crash", os.getpid())
+    ctypes.string_at(0)
+
+
+@app.job(timeout=1, retry=1)
+def hold_the_gil() -> int:
+    """C code that holds the GIL and looks at no signal."""
+    note("start", "gil", os.getpid(), time.monotonic())
+    return sum(range(10**12))  # the line where it hangs
+
+
+@app.job
+def busy(name: str, count: int) -> None:
+    """C code that holds the GIL for a while: about 1 s for 2 * 10**8."""
+    note("start", name, os.getpid())
+    sum(range(count))
+    note("end", name, os.getpid())
+
+
+@app.job(timeout=0.3, retry=1)
+def clean_up() -> None:
+    try:
+        while True:
+            time.sleep(0.01)
+    except JobTimeout:
+        note("cleaned")
+        raise
+
+
+@app.job(timeout=0.3)
+def come_to_terms() -> str:
+    """The soft limit can be caught, and a result returned all the same."""
+    with contextlib.suppress(JobTimeout):
+        time.sleep(30)
+    return "partial"
+
+
+@app.job
+def with_child(name: str) -> None:
+    """Run a subprocess that outlives us, if nobody stops it."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
+        note("start", name, os.getpid(), child.pid)
+
+
+@app.job
+def interrupted(name: str) -> None:
+    note("start", name, os.getpid(), current_job().run)
+    try:
+        wait_for_file("go")
+    except JobInterrupted:
+        note("interrupted", name)
+        raise
+    note("end", name, os.getpid(), current_job().run)
+
+
+@app.job
+def boom_result() -> set[int]:
+    """A result that is not JSON."""
+    return {1}
+
+
+@app.job
+async def sleep_async(seconds: float) -> str:
+    import asyncio
+
+    await asyncio.sleep(seconds)
+    return "slept"
+
+
+@app.on_worker_start
+def started() -> None:
+    note("worker_start", os.getpid())
+
+
+@app.on_worker_stop
+def stopped() -> None:
+    note("worker_stop", os.getpid())

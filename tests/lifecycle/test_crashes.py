@@ -1,0 +1,101 @@
+"""A job that kills its worker: nobody else's run is lost or repeated, and it stops after three times."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+
+import pytest
+
+from millstream.protocol.info import JobInfo, State
+from millstream.protocol.registry import Draft
+from tests.lifecycle import program
+from tests.lifecycle.conftest import Mill, StartMill, lives
+from tests.support.servers import Kind
+from tests.support.waiting import wait_until
+
+ONE_SERVER = pytest.mark.parametrize("server", [Kind.VALKEY], indirect=True, ids=str)
+
+CULPRITS = {
+    "exit": (program.leave.job(7), "leave", "exit", None, 7),
+    "abort": (program.crash.job(), "crash", "crash", "SIGSEGV", None),
+    "segfault": (program.read_nowhere.job(), "crash", "crash", "SIGSEGV", None),
+}
+
+
+@pytest.mark.leaves_jobs  # the culprit stays among the dead
+@pytest.mark.parametrize("culprit", CULPRITS)
+def test_a_job_that_kills_its_worker_amid_a_batch(mill: StartMill, culprit: str) -> None:
+    draft, word, cause, signal_name, exit_code = CULPRITS[culprit]
+    running, info = _run_among_others(mill, draft, word)
+
+    assert Counter(running.lines("noop")) == Counter(f"noop {number}" for number in range(300))
+    assert running.count(word) == 3
+    assert (info.state, info.crashes, info.attempt) == (State.DEAD, 3, 0)
+    assert info.error is not None
+    assert (info.error.cause, info.error.signal, info.error.exit_code) == (cause, signal_name, exit_code)
+    assert [attempt.cause for attempt in info.attempts] == [cause] * 3
+    if culprit == "segfault":
+        assert "in read_nowhere" in info.error.stack
+    assert running.counters()["release"] >= 50, "the rest of its batch was given back"
+    running.up.stop()
+
+
+def _run_among_others(mill: StartMill, draft: Draft, word: str) -> tuple[Mill, JobInfo]:
+    """Put the culprit behind enough tiny jobs that the worker fetches it in a large batch."""
+    running = mill()
+    running.up.send(signal.SIGTSTP)
+    running.up.wait_log("SIGTSTP")
+    drafts = [program.noop.job(number) for number in range(300)]
+    handles = running.app.enqueue_many([*drafts[:150], draft, *drafts[150:]])
+    running.up.send(signal.SIGCONT)
+    wait_until(lambda: handles[150].status() is State.DEAD, 20.0, running.up.log)
+    running.wait_for("noop", count=300)
+    wait_until(lambda: all(handle.status() is State.COMPLETED for handle in handles[151:]), 10.0)
+    return running, handles[150].info()
+
+
+@ONE_SERVER
+def test_the_job_of_a_killed_worker_is_the_next_to_start(mill: StartMill) -> None:
+    running = mill()
+    first = program.until.enqueue("first", "go")
+    running.wait_for("start", "first")
+    running.app.enqueue_many(program.noop.job(number) for number in range(50))
+    (worker,) = running.up.workers()
+    os.kill(worker, signal.SIGKILL)
+    running.wait_for("start", "first", count=2)
+    assert running.count("noop") == 0
+    running.touch("go")
+    assert first.result(10) == "first"
+    running.wait_for("noop", count=50)
+
+    info = first.info()
+    assert (info.crashes, info.attempts[0].cause, info.attempts[1].cause) == (1, "crash", None)
+    assert running.up.workers() != [worker]
+    running.up.stop()
+
+
+@ONE_SERVER
+def test_a_killed_worker_takes_its_subprocesses_along(mill: StartMill) -> None:
+    running = mill(processes=1)
+    handle = program.with_child.enqueue("a")
+    _, _, worker, child = running.wait_for("start", "a")[0].split()
+    os.kill(int(worker), signal.SIGKILL)
+    wait_until(lambda: not lives(int(child)), 2.0, "the subprocess of the killed worker is gone")
+    handle.cancel()
+    wait_until(lambda: handle.status() is State.CANCELLED, 10.0, running.up.log)
+    running.up.stop()
+
+
+@ONE_SERVER
+@pytest.mark.leaves_jobs
+def test_a_later_crash_waits_longer(mill: StartMill) -> None:
+    running = mill(crash_delay=0.8)
+    handle = program.leave.enqueue(1)
+    wait_until(lambda: handle.status() is State.DEAD, 20.0, running.up.log)
+    first, second, third = (attempt.started_at for attempt in handle.info().attempts)
+    assert first and second and third
+    assert (third - second).total_seconds() >= 0.8
+    assert (second - first).total_seconds() < 0.7
+    running.up.stop()

@@ -1,0 +1,66 @@
+"""Time limits: the soft one can be caught, the hard one stops even C code, and the record shows where it hung."""
+
+from __future__ import annotations
+
+import pytest
+
+from millstream.protocol.errors import JobFailed
+from millstream.protocol.info import State
+from tests.lifecycle import program
+from tests.lifecycle.conftest import PROGRAM, StartMill, lives
+from tests.support.servers import Kind
+from tests.support.waiting import wait_until
+
+LINE = next(number for number, line in enumerate(PROGRAM.splitlines(), 1) if "the line where it hangs" in line)
+
+
+@pytest.mark.leaves_jobs
+def test_c_code_that_holds_the_gil_is_killed_at_its_hard_deadline(mill: StartMill) -> None:
+    running = mill(kill_after=1)
+    handle = program.hold_the_gil.enqueue()
+    after = program.add.enqueue(1)
+    worker = int(running.wait_for("start", "gil")[0].split()[2])
+    assert after.result(20) == 3
+    info = handle.info()
+
+    assert (info.state, info.attempt, info.crashes) == (State.DEAD, 1, 0)
+    assert info.error is not None
+    assert (info.error.cause, info.error.signal) == ("timeout", "SIGKILL")
+    assert "in hold_the_gil" in info.error.stack
+    assert f"line {LINE} in hold_the_gil" in info.error.stack
+    duration = info.attempts[0].duration
+    assert duration is not None
+    assert 2.0 <= duration <= 2.25, "timeout 1 + kill_after 1, and at most 250 ms until it was reaped"
+    assert not lives(worker)
+    running.up.wait_log(f'"pid":{worker},"cause":"timeout","signal":"SIGKILL".*worker.exited')
+    running.up.stop()
+
+
+@pytest.mark.leaves_jobs
+@pytest.mark.parametrize("server", [Kind.VALKEY], indirect=True, ids=str)
+def test_the_soft_limit_can_be_caught(mill: StartMill) -> None:
+    running = mill()
+    (worker,) = running.up.workers()
+    cleaned, kept = program.clean_up.enqueue(), program.come_to_terms.enqueue()
+    assert kept.result(10) == "partial"
+    with pytest.raises(JobFailed, match="JobTimeout: the time limit of the job is over"):
+        cleaned.result(10)
+    assert running.count("cleaned") == 1
+    info = cleaned.info()
+    assert info.error is not None
+    assert (info.state, info.error.cause) == (State.DEAD, "timeout")
+    assert "in clean_up" in info.error.traceback
+    assert running.up.workers() == [worker], "the process went on"
+    running.up.stop()
+
+
+@pytest.mark.parametrize("server", [Kind.VALKEY], indirect=True, ids=str)
+def test_a_group_has_a_limit_of_its_own(mill: StartMill) -> None:
+    running = mill(timeout=0.3)
+    handle = program.nap.enqueue("long", 30)
+    wait_until(lambda: handle.status() is State.RETRYING, 10.0, running.up.log)
+    info = handle.info()
+    assert info.error is not None
+    assert info.error.cause == "timeout"
+    assert handle.cancel()
+    running.up.stop()

@@ -1,0 +1,58 @@
+"""Maintenance is killed or hangs: it is replaced, no lease lapses, no job runs twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from tests.lifecycle import program
+from tests.lifecycle.conftest import Mill, StartMill
+from tests.support.servers import Kind
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.parametrize("server", [Kind.VALKEY], indirect=True, ids=str)
+
+LEASE = 3.0
+BOUND = max(1.0, LEASE / 6)
+
+
+def _replaced(running: Mill, old: int) -> int | None:
+    new = running.up.maintenance()
+    return new if new not in (None, old) else None
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_dead_or_stopped_maintenance_is_replaced(mill: StartMill, signum: signal.Signals) -> None:
+    running = mill(processes=2, supervisor=f"lease = {LEASE}")
+    handle = program.nap.enqueue("long", 8)
+    running.wait_for("start", "long")
+    running.app.enqueue_many(program.noop.job(number) for number in range(100))
+    for _round in range(2):
+        old = running.up.maintenance()
+        assert old is not None
+        struck = time.monotonic()
+        os.kill(old, signum)
+        wait_until(lambda old=old: _replaced(running, old), 5.0, running.up.log)  # type: ignore[misc]
+        took = time.monotonic() - struck
+        assert took < (BOUND + 1.0 if signum == signal.SIGSTOP else 1.0)
+        assert not psutil.pid_exists(old) or psutil.Process(old).status() == psutil.STATUS_ZOMBIE
+    assert handle.result(20) == "long"
+    info = handle.info()
+    assert (info.run, info.crashes, len(info.attempts)) == (1, 0, 1)
+    assert running.count("start", "long") == 1
+    assert sorted(running.lines("noop")) == sorted(f"noop {number}" for number in range(100))
+    assert not {"recovered", "stale", "release"} & set(running.counters())
+    running.up.stop()
+
+
+def test_leases_of_a_job_longer_than_the_lease_are_renewed(mill: StartMill) -> None:
+    """With a job that holds the GIL all the time, so that the worker itself could not renew anything."""
+    running = mill(processes=2, supervisor="lease = 1")
+    program.busy.enqueue("gil", 4 * 10**8)
+    running.wait_for("end", "gil", timeout=60.0)
+    assert running.count("start", "gil") == 1
+    running.up.stop()

@@ -95,9 +95,7 @@ def _outcomes(history: History, by_id: dict[str, list[Run]]) -> list[str]:
         elif state == "completed" and kind in ("poison", "failing"):
             problems.append(f"{job_id} ({kind}): completed")
         elif state == "dead" and kind not in ("poison", "failing") and _crashes(runs) < CRASH_LIMIT:
-            problems.append(
-                f"{job_id} ({kind}): dead after {len(runs)} runs, {_crashes(runs)} of them crashes"
-            )
+            problems.append(f"{job_id} ({kind}): dead after {len(runs)} runs, {_crashes(runs)} of them crashes")
     return problems
 
 

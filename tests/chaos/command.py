@@ -24,9 +24,7 @@ from tests.support.servers import Kind
 @click.option("--scenario", "only", multiple=True, type=click.Choice(sorted(SCENARIOS)))
 @click.option("--server", type=click.Choice([str(kind) for kind in Kind] + ["both"]), default="both")
 @click.option("--json", "as_json", is_flag=True)
-def main(
-    seed: int | None, minutes: float, seconds: float, only: tuple[str, ...], server: str, as_json: bool
-) -> None:
+def main(seed: int | None, minutes: float, seconds: float, only: tuple[str, ...], server: str, as_json: bool) -> None:
     """Break a running system in many ways and check that every promise holds; exits 1 where one does not."""
     processes.adopt_orphans()
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
@@ -58,10 +56,9 @@ def _report(verdicts: list[Verdict], seed: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"seed": seed, "runs": [vars(verdict) for verdict in verdicts]}, indent=2))
         return
-    columns = list(dict.fromkeys(name for verdict in verdicts for name in verdict.facts))
-    table = Table("scenario", "seed", *columns, "seconds", "verdict")
+    table = Table("scenario", "seed", "seconds", "verdict", "facts")
     for verdict in verdicts:
-        facts = [f"{verdict.facts.get(name, 0):,}" for name in columns]
-        ok = "[red]broken[/]" if verdict.problems else "ok"
-        table.add_row(verdict.scenario, verdict.seed, *facts, f"{verdict.seconds:.1f}", ok)
+        facts = ", ".join(f"{number:,} {name}" for name, number in verdict.facts.items() if number)
+        state = "[red]broken[/]" if verdict.problems else "ok"
+        table.add_row(verdict.scenario, verdict.seed, f"{verdict.seconds:.1f}", state, facts)
     Console().print(table)

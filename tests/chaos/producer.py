@@ -1,6 +1,7 @@
 """Enqueues jobs until told to stop; writes down each id before it is tried and after it was acknowledged.
 
-Run as `python -m tests.chaos.producer SEED FILE KIND...`; SIGTERM ends it after the job in hand.
+Run as `python -m tests.chaos.producer SEED FILE PACE KIND...`, with PACE the seconds between two jobs;
+SIGTERM ends it after the job in hand.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from typing import Any
 
 from millstream.protocol.errors import Unavailable
 from tests.chaos import jobs
-
-PACE = 0.008  # seconds between two jobs
 
 
 def call_of(kind: str, rng: random.Random) -> tuple[Any, tuple[object, ...]]:
@@ -48,7 +47,7 @@ def enqueue(job_id: str, kind: str, rng: random.Random) -> None:
 
 def main() -> None:
     """Enqueue until SIGTERM."""
-    seed, path, kinds = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
+    seed, path, pace, kinds = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), sys.argv[4:]
     rng = random.Random(seed)
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda signum, _frame: stopping.append(signum))
@@ -60,7 +59,7 @@ def main() -> None:
             lines.write(f"tried {job_id} {kind}\n")
             enqueue(job_id, kind, rng)
             lines.write(f"acknowledged {job_id} {kind}\n")
-            time.sleep(PACE)
+            time.sleep(pace)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def stop_host(world: World) -> None:
     """SIGSTOP the whole tree of one of two hosts past its lease, then CONT: its late settles are stale."""
     world.start_host("a")
     world.start_host("b")
-    world.start_producer(*CALM, "slow", "slow")
+    world.start_producer(*CALM, "slow", "slow", pace=0.05)
     for _ in world.steps(0.5, 1.0):
         with world.stopped(world.hosts[world.rng.choice("ab")]):
             time.sleep(world.rng.uniform(0.5, 2.0) * LEASE + 1.0)
@@ -88,7 +88,7 @@ def stop_host(world: World) -> None:
 def poison_jobs(world: World) -> None:
     """Jobs that kill their worker each time end as dead letters; the others run once."""
     world.start_host("a")
-    world.start_producer(*CALM * 4, "poison")
+    world.start_producer(*CALM * 16, "poison")
     for _ in world.steps(0.2, 0.4):
         pass
 
@@ -96,7 +96,7 @@ def poison_jobs(world: World) -> None:
 def term_under_load(world: World) -> None:
     """TERM with short and long jobs running: exit 0 in time, long jobs are given back uncounted."""
     host = world.start_host("a")
-    world.start_producer(*USUAL * 3, "long")
+    world.start_producer(*USUAL * 6, "long", pace=0.03)
     for _ in world.steps(0.5, 1.5):
         host.stop(timeout=DRAIN + 2.0)
         host.start()
@@ -129,8 +129,8 @@ def lose_replies(world: World) -> None:
     """Replies to enqueue, fetch, renew and settle are lost after their execution."""
     world.start_host("a")
     world.start_producer(*USUAL)
-    for _ in world.steps(0.02, 0.1):
-        hang = world.rng.random() < 0.05
+    for _ in world.steps(0.05, 0.25):
+        hang = world.rng.random() < 0.03
         world.proxy.drop_reply(_is_call, hang=hang)
 
 

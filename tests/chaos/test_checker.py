@@ -45,9 +45,7 @@ def crashes(count: int) -> list[Run]:
         history(run(1, 1, 0, 49), run(2, 2, 60, 70), killed={1: 50 * MS}),
         history(run(1, 1, 0, 900), run(2, 2, 60, 70), windows=[Window(frozenset([1]), 5 * MS, 800 * MS)]),
         history(*crashes(3), state="dead", kind="poison"),
-        history(
-            *(run(n, 1, n * 10, n * 10 + 1, Mark.FAILED) for n in (1, 2)), run(3, 1, 90, 91), kind="flaky"
-        ),
+        history(*(run(n, 1, n * 10, n * 10 + 1, Mark.FAILED) for n in (1, 2)), run(3, 1, 90, 91), kind="flaky"),
         history(run(1, 1, 0, 10, Mark.INTERRUPTED), run(2, 2, 20, 30)),
     ],
     ids=["plain", "killed", "killed before its settle", "stopped", "poison", "retried", "given back"],
@@ -73,9 +71,7 @@ def test_kept_promises(good: History) -> None:
         (history(*crashes(4), state="dead", kind="poison"), "crashed 4 processes"),
         (history(run(1, 1, 0, 10), kind="poison"), "(poison): completed"),
         (
-            history(
-                *(run(n, 1, n * 10, n * 10 + 1, Mark.FAILED) for n in range(1, 5)), state="dead", kind="flaky"
-            ),
+            history(*(run(n, 1, n * 10, n * 10 + 1, Mark.FAILED) for n in range(1, 5)), state="dead", kind="flaky"),
             "failed 4 times",
         ),
     ],

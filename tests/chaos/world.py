@@ -98,10 +98,11 @@ class World:
             self.hosts[name] = Supervised(folder, APP, toml, redis_url=self.url, prefix=PREFIX, env=env)
         return self.hosts[name].start()
 
-    def start_producer(self, *kinds: str) -> None:
-        """Begin to enqueue jobs of these kinds; the time of the scenario begins here."""
+    def start_producer(self, *kinds: str, pace: float = 0.008) -> None:
+        """Begin to enqueue jobs of these kinds, one each `pace` seconds; the scenario's time begins here."""
         host = next(iter(self.hosts.values()))
-        command = [sys.executable, "-m", "tests.chaos.producer", self.seed, str(self.folder / "ids"), *kinds]
+        arguments = [self.seed, str(self.folder / "ids"), str(pace), *kinds]
+        command = [sys.executable, "-m", "tests.chaos.producer", *arguments]
         with (self.folder / "producer").open("ab") as output:
             self._producer = subprocess.Popen(
                 command,

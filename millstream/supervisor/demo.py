@@ -18,6 +18,7 @@ import click
 from millstream.protocol.connection import redacted
 from millstream.protocol.inspect import survey
 from millstream.protocol.listing import infos_of
+from millstream.supervisor.cli.output import print_fields
 from millstream.supervisor.cli.wording import plural
 from millstream.supervisor.cpus import cpus
 from millstream.supervisor.demo_files import Files, find_files
@@ -43,6 +44,7 @@ class Plan:
     processes: int | None = None
     limit: int | None = None
     redis_url: str | None = None
+    output: str = "table"
 
 
 def run(plan: Plan) -> int:
@@ -55,7 +57,10 @@ def run(plan: Plan) -> int:
         try:
             _start(supervisor, files)
             summary, ids = _work(supervisor, files)
-            click.echo("\n".join(worded(summary, files.folder)))
+            if plan.output == "table":
+                click.echo("\n".join(worded(summary, files.folder)))
+            else:
+                print_fields(summary.to_dict(), plan.output)
             if plan.keep:
                 _stay(supervisor, ids[-1])
         finally:
@@ -136,7 +141,8 @@ def _stay(supervisor: DemoSupervisor, job_id: str) -> None:
         f"  {command} jobs show {job_id} --args\n"
         f"  {command} enqueue analyse /etc/hosts\n"
         f"  kill -9 a worker's pid (see ps): it is replaced at once\n"
-        f"  tail -f {shlex.quote(str(supervisor.log))}"
+        f"  tail -f {shlex.quote(str(supervisor.log))}",
+        err=True,
     )
     supervisor.wait()
 

@@ -42,6 +42,18 @@ class Summary:
         available = self.wall * self.cores
         return self.cpu_seconds / available if available else 0.0
 
+    def to_dict(self) -> dict[str, Any]:
+        """As ``--json`` prints it."""
+        row = {name: value for name, value in vars(self).items() if name not in ("workers", "slowest", "failures")}
+        return {
+            **row,
+            "jobs_per_second": round(self.jobs_per_second, 3),
+            "efficiency": round(self.efficiency, 4),
+            "workers": [{"worker": name, "jobs": jobs, "busy": busy} for name, jobs, busy in self.workers],
+            "slowest": [{"path": path, "duration": took, "bytes": count} for path, took, count in self.slowest],
+            "failures": [{"id": job_id, "message": message} for job_id, message in self.failures],
+        }
+
 
 def summarise(jobs: Sequence[dict[str, Any]], *, wall: float, cores: int) -> Summary:
     """Add up finished jobs, given as ``JobInfo.to_dict()``. *cores* is how many of them could run at once."""

@@ -542,3 +542,77 @@ def test_help_imports_no_command() -> None:
     loaded = done.stdout.splitlines()[-1]
     for family in ("jobs", "queues", "dead", "hosts", "running", "configuration"):
         assert f"cli.{family}'" not in loaded
+
+
+CTRL_C = "\x03"
+
+
+class Terminal:
+    """A command on a terminal of its own."""
+
+    def __init__(self, *arguments: str, **variables: str) -> None:
+        ours, theirs = os.openpty()
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "60", **variables}
+        command = [sys.executable, "-m", "millstream", *arguments]
+        self.process = subprocess.Popen(command, env=env, stdin=theirs, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        self.descriptor = ours
+        self.text = ""
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.descriptor)
+
+    def read_until(self, text: str) -> None:
+        while text not in self.text:
+            self.text += os.read(self.descriptor, 4096).decode()
+
+    def answer(self, text: str) -> None:
+        """Type *text*; Ctrl-C by its signal, since this is not the command's controlling terminal."""
+        if text == CTRL_C:
+            self.process.send_signal(signal.SIGINT)
+        else:
+            os.write(self.descriptor, text.encode())
+
+    def end(self) -> tuple[int, str]:
+        """Everything up to the end, and the exit code."""
+        while True:
+            try:
+                part = os.read(self.descriptor, 4096)
+            except OSError:  # Linux says EIO when nobody has the other end open any more
+                part = b""
+            if not part:
+                return self.process.wait(20), self.text
+            self.text += part.decode()
+
+
+class TestTerminal:
+    def test_a_table_keeps_ids_in_one_piece(self, filled: Filled) -> None:
+        filled.add(1, name="a-very-long-name-of-a-job-that-does-not-fit")
+        with Terminal("jobs", "list") as terminal:
+            code, text = terminal.end()
+        assert code == 0
+        assert "a-very-long-name-of-a-job-that-does-not-fit" in text
+        assert "\x1b[1m" in text
+        filled.drain()
+
+    def test_no_color(self, filled: Filled) -> None:
+        filled.add(1)
+        with Terminal("queues", "list", NO_COLOR="1") as terminal:
+            assert "\x1b[3" not in terminal.end()[1]
+        filled.drain()
+
+    @pytest.mark.parametrize(("answer", "code", "left"), [("y\r", 0, 0), ("n\r", 1, 2), ("\r", 1, 2), (CTRL_C, 130, 2)])
+    def test_a_question(self, filled: Filled, answer: str, code: int, left: int) -> None:
+        filled.add(2)
+        with Terminal("queues", "purge", "q") as terminal:
+            terminal.read_until("Remove 2 jobs of queue q? [y/N]: ")
+            terminal.answer(answer)
+            found, text = terminal.end()
+        assert (found, filled.survey().waiting) == (code, left)
+        assert ("removed 2 jobs" in text) is (left == 0)
+        filled.drain()

@@ -205,6 +205,11 @@ class TestDemo:
         assert out.startswith("3 files in"), out + err
         assert redis.dbsize() == 0
 
+    def test_json(self, demo: Start, folder: Path) -> None:
+        out, err = demo(str(folder), "--limit", "3", "--json").communicate(timeout=60)
+        summary = json.loads(out)
+        assert (summary["jobs"], summary["failed"], sum(row["jobs"] for row in summary["workers"])) == (3, 0, 3), err
+
     def test_nothing_of_the_callers_configuration_matters(self, demo: Start, folder: Path, tmp_path: Path) -> None:
         (tmp_path / "millstream.toml").write_text('app = "nowhere:app"\nredis_url = "redis://127.0.0.1:1/0"\n')
         out, err = demo(str(folder), "--limit", "2", MILLSTREAM_APP="nowhere:app").communicate(timeout=60)
@@ -231,8 +236,8 @@ class TestDemo:
 
     def test_keep_stays_up_and_says_what_to_look_at(self, demo: Start, folder: Path, tmp_path: Path) -> None:
         process = demo(str(folder), "--limit", "2", "--keep")
-        assert process.stdout is not None
-        lines = iter(process.stdout.readline, "")
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
         command = next(line for line in lines if "queues list" in line).strip()
         done = subprocess.run(
             [*command.split(), "--json"],

@@ -36,11 +36,14 @@ def _shared(*names: str, field: str, **settings: Any) -> Callable[[Function], Fu
     return click.option(*names, expose_value=False, callback=_store(field), **settings)
 
 
+redis_url_option = _shared("--redis-url", field="redis_url", metavar="URL", help="Where Redis is.")
+
+
 def connection_options(command: Function) -> Function:
     """``--config``, ``--redis-url`` and ``--app``."""
     for option in (
         _shared("--app", field="app", metavar="MODULE:OBJECT", help="The application."),
-        _shared("--redis-url", field="redis_url", metavar="URL", help="Where Redis is."),
+        redis_url_option,
         _shared("--config", field="config", metavar="FILE", help="The configuration file."),
     ):
         command = option(command)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from millstream import __version__
 from millstream.supervisor.cli.options import Globals, global_options
 
 _HERE = "millstream.supervisor.cli."
@@ -45,7 +46,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="millstream", message="%(prog)s %(version)s")
+@click.version_option(__version__, message="%(prog)s %(version)s")
 @global_options
 @click.pass_context
 def root(ctx: click.Context, /, **_: Any) -> None:

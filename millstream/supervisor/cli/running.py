@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from millstream.supervisor.cli.options import Globals, connection_options
+from millstream.supervisor.cli.options import Globals, connection_options, output_options, redis_url_option
 from millstream.supervisor.cli.session import Session
 
 
@@ -27,8 +27,10 @@ def up(options: Globals, burst: bool) -> int:
 @click.option("--keep", is_flag=True, help="Stay up at the end, and say what to look at.")
 @click.option("--processes", type=click.IntRange(1, 1000), metavar="N", help="Worker processes.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Not more than so many files.")
-@click.option("--redis-url", metavar="URL", help="Use this server, not an embedded one.")
-def demo(folder: Path | None, keep: bool, processes: int | None, limit: int | None, redis_url: str | None) -> int:
+@redis_url_option
+@output_options
+@click.pass_obj
+def demo(options: Globals, folder: Path | None, keep: bool, processes: int | None, limit: int | None) -> int:
     """Analyse every file of FOLDER with several worker processes, and sum it up.
 
     Each file is one job: its hash, its lines, its tokens, how well it compresses. By default the files are
@@ -37,4 +39,4 @@ def demo(folder: Path | None, keep: bool, processes: int | None, limit: int | No
     """
     from millstream.supervisor.demo import Plan, run
 
-    return run(Plan(folder, keep=keep, processes=processes, limit=limit, redis_url=redis_url))
+    return run(Plan(folder, keep, processes, limit, options.redis_url, options.output))

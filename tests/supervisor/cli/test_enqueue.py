@@ -1,0 +1,66 @@
+"""``millstream enqueue``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import Cli
+from tests.support.filled import Filled
+
+
+class TestEnqueue:
+    def test_a_registered_job_is_checked_and_its_queue_known(self, cli: Cli, project: Path, filled: Filled) -> None:
+        code, out, err = cli("enqueue", "add", "2", "--kwargs", '{"b": 3}')
+        assert (code, err) == (0, "")
+        (entry,) = filled.take(1)
+        assert (entry.id, entry.name, entry.args, entry.kwargs) == (out.strip(), "add", [2], {"b": 3})
+        filled.end([entry])
+
+    def test_a_wrong_call_is_a_usage_error(self, cli: Cli, project: Path) -> None:
+        code, out, err = cli("enqueue", "add")
+        assert (code, out) == (2, "")
+        assert err == "millstream: add(a: int, b: int = 1) -> int: missing a required argument: 'a'\n"
+
+    def test_an_unknown_name_needs_a_queue(self, cli: Cli, project: Path, filled: Filled) -> None:
+        code, _, err = cli("enqueue", "nothing", "1")
+        assert code == 2
+        assert "there is no job 'nothing': this application has: add, endless" in err
+        assert cli("enqueue", "nothing", "1", "--queue", "q")[0] == 0
+        (entry,) = filled.take(1)
+        assert entry.name == "nothing"
+        filled.end([entry])
+
+    def test_arguments_are_json_or_text(self, cli: Cli, filled: Filled) -> None:
+        arguments = ("42", "4.5", "null", '{"a": [1]}', "hello", '"42"', "", "--", "-x")
+        assert cli("enqueue", "any", "--queue", "q", *arguments)[0] == 0
+        (entry,) = filled.take(1)
+        assert entry.args == [42, 4.5, None, {"a": [1]}, "hello", "42", "", "-x"]
+        filled.end([entry])
+
+    def test_options(self, cli: Cli, filled: Filled) -> None:
+        call = ("enqueue", "any", "--queue", "q", "--id", "mine", "--delay", "60", "--priority", "high", "--json")
+        assert json.loads(cli(*call)[1]) == {"id": "mine", "queue": "q", "created": True}
+        code, out, err = cli(*call)
+        assert (code, json.loads(out)["created"]) == (0, False)
+        assert err == "job mine existed already; nothing was enqueued\n"
+        assert filled.survey().due == 1
+        assert cli("queues", "purge", "q", "--due", "--yes")[0] == 0
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--kwargs", "[1]"), "must be a JSON object"),
+            (("--kwargs", "{"), "not JSON"),
+            (("--priority", "urgent"), "priority 'urgent' is not valid"),
+            (("--delay", "-1"), "-1.0 is not in the range"),
+            (("--id", "white space"), "job id 'white space' is not valid"),
+            (("--queue", "a/b"), "queue name 'a/b' is not valid"),
+        ],
+    )
+    def test_bad_options(self, cli: Cli, arguments: tuple[str, ...], message: str) -> None:
+        code, out, err = cli("enqueue", "any", "--queue", "q", *arguments)
+        assert (code, out) == (2, "")
+        assert message in err

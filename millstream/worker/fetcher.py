@@ -122,6 +122,10 @@ class Fetcher:
         """Note that a recovered job really starts. Raises :class:`Unavailable`."""
         return bool(self._run([transitions.mark(self._keys[queue], job_id, ref, self._spec.consumer)])[0])
 
+    def doubt(self) -> None:
+        """Read what we hold before anything new: some of it may have been taken from us."""
+        self._uncertain = True
+
     def learn(self, queue: int, jobs: int, seconds: float) -> None:
         """Take the runtime of a batch into account for the size of the next one."""
         self._paces[queue].note(jobs, seconds)

@@ -90,10 +90,14 @@ class Worker:
         self._queue = delivery.queue
         self._record.hold(batch.number, delivery.queue, refs)
         while batch.next < len(refs) and not self._signals.stopping:
+            if self._lease_is_over(batch):
+                # We were stopped, or out of touch, for long: what is still ours is read anew before any of it starts.
+                return self._fetcher.doubt()
             if not self._run_next(batch):
                 break
         self._fetcher.learn(delivery.queue, batch.next, batch.seconds)
-        if batch.next < len(refs) and self._words[Word.REVOKED] != batch.number:
+        if batch.next < len(refs):
+            # What was revoked goes back from here too: maintenance may not have come to it before we move on.
             self._fetcher.give_back(delivery.queue, refs[batch.next :])
 
     def _run_next(self, batch: Batch) -> bool:
@@ -181,6 +185,11 @@ class Worker:
         if job.timeout is not None:
             return job.timeout
         return DEFAULT_TIMEOUT if self._spec.timeout is None else self._spec.timeout
+
+    def _lease_is_over(self, batch: Batch) -> bool:
+        """Whether the lease of what we have not started may have run out: others may have it by now."""
+        renewed = max(batch.delivery.received, self._words[Word.RENEWED] / 1e9)
+        return time.monotonic() - renewed > self._spec.lease
 
     def _server_time(self, batch: Batch) -> int:
         """The server's clock, in ms, as far as we can tell without asking."""

@@ -45,7 +45,9 @@ local function move(ref, id, kind, number, row)
     job.crashes = job.crashes + 1
     return bury(job, ref, row)
   end
-  redis.call('HSET', records .. id, 'settled', ref)
+  -- The last few, because a replay may come after the next delivery has been settled too.
+  local before = string.match(redis.call('HGET', records .. id, 'settled') or '', '^%S+ ?%S*')
+  redis.call('HSET', records .. id, 'settled', before and ref .. ' ' .. before or ref)
   job.run = job.run + 1
   if kind == 'retry' then
     remember(id, row)
@@ -70,7 +72,8 @@ end
 
 local function code_of_absent(ref, id)
   local record = redis.call('HMGET', records .. id, 'state', 'entry', 'settled')
-  if record[3] == ref or (record[2] == ref and record[1] ~= 'queued') then return 2 end
+  local settled = ' ' .. (record[3] or '') .. ' '
+  if string.find(settled, ' ' .. ref .. ' ', 1, true) or (record[2] == ref and record[1] ~= 'queued') then return 2 end
   return 0
 end
 

@@ -112,7 +112,9 @@ class Urgent:
         if not refs or (run and hard and now > hard + self._plan.lease):
             return  # nobody has killed it in time: let the lease go
         group = self._group(record)
+        sent = time.monotonic_ns()
         lost = self._link.run(transitions.renew(self._keys(record), self._consumer(record), refs))
+        record.words[Word.RENEWED] = sent
         if run and index < len(refs) and refs[index] in lost and record.running == run:
             log.warning("lease.lost", worker=f"{group.name}/{record.words[Word.SLOT]}", job=record.job_id)
             record.words[Word.LOST_RUN] = run

@@ -48,7 +48,7 @@ class History:
 def check(history: History) -> list[str]:
     """Describe each broken promise; empty when all is well."""
     by_id: dict[str, list[Run]] = defaultdict(list)
-    for run in history.runs:
+    for run in sorted(history.runs, key=lambda run: run.run):
         by_id[run.id].append(run)
     return [
         *history.contradictions,
@@ -107,8 +107,8 @@ def _overlaps(history: History, by_id: dict[str, list[Run]]) -> list[str]:
     problems = []
     for job_id, runs in by_id.items():
         for earlier, later in pairwise(runs):
-            if later.run <= earlier.run:
-                problems.append(f"{job_id}: run {later.run} began after run {earlier.run}")
+            if later.begin < earlier.begin and not history.excused(earlier):
+                problems.append(f"{job_id}: run {later.run} began before run {earlier.run}")
             ended = earlier.end if earlier.end is not None else history.killed.get(earlier.pid, 0)
             if later.begin < ended and not history.excused(earlier):
                 problems.append(f"{job_id}: run {later.run} began while run {earlier.run} held a valid lease")

@@ -22,7 +22,7 @@ def call_of(kind: str, rng: random.Random) -> tuple[Any, tuple[object, ...]]:
     if kind == "slow":
         return jobs.slow, (round(rng.uniform(0.05, 0.4), 3),)
     if kind == "long":
-        return jobs.slow, (round(rng.uniform(4.0, 6.0), 3),)
+        return jobs.slow, (round(rng.uniform(3.2, 4.0), 3),)
     if kind == "busy":
         return jobs.busy, (round(rng.uniform(0.005, 0.05), 3),)
     if kind == "flaky":

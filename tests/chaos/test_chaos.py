@@ -8,7 +8,7 @@ from tests.chaos.run import run_scenario
 from tests.chaos.scenarios import SCENARIOS
 from tests.support.servers import Kind
 
-SECONDS = 6.0
+SECONDS = 5.0
 KINDS = dict(zip(SCENARIOS, [Kind.VALKEY, Kind.REDIS] * len(SCENARIOS), strict=False))
 
 

@@ -44,11 +44,21 @@ def crashes(count: int) -> list[Run]:
         history(run(1, 1, 0, None), run(2, 2, 60, 70), killed={1: 50 * MS}),
         history(run(1, 1, 0, 49), run(2, 2, 60, 70), killed={1: 50 * MS}),
         history(run(1, 1, 0, 900), run(2, 2, 60, 70), windows=[Window(frozenset([1]), 5 * MS, 800 * MS)]),
+        history(run(1, 1, 810, 820), run(2, 2, 60, 70), windows=[Window(frozenset([1]), 5 * MS, 900 * MS)]),
         history(*crashes(3), state="dead", kind="poison"),
         history(*(run(n, 1, n * 10, n * 10 + 1, Mark.FAILED) for n in (1, 2)), run(3, 1, 90, 91), kind="flaky"),
         history(run(1, 1, 0, 10, Mark.INTERRUPTED), run(2, 2, 20, 30)),
     ],
-    ids=["plain", "killed", "killed before its settle", "stopped", "poison", "retried", "given back"],
+    ids=[
+        "plain",
+        "killed",
+        "killed before its settle",
+        "stopped",
+        "stopped before its begin",
+        "poison",
+        "retried",
+        "given back",
+    ],
 )
 def test_kept_promises(good: History) -> None:
     assert check(good) == []
@@ -66,7 +76,7 @@ def test_kept_promises(good: History) -> None:
         (history(run(1, 1, 0, 10, Mark.FAILED)), "completed without a run that returned"),
         (history(run(1, 1, 0, 50), run(2, 2, 40, 60)), "held a valid lease"),
         (history(run(1, 1, 0, 30), run(2, 2, 40, 60)), "returned in process 1, yet run 2 followed"),
-        (history(run(2, 1, 0, 30, Mark.FAILED), run(1, 2, 40, 60)), "run 1 began after run 2"),
+        (history(run(2, 1, 0, 30, Mark.FAILED), run(1, 2, 40, 60)), "run 2 began before run 1"),
         (history(run(1, 1, 0, 10), state="dead"), "dead after 1 runs, 0 of them crashes"),
         (history(*crashes(4), state="dead", kind="poison"), "crashed 4 processes"),
         (history(run(1, 1, 0, 10), kind="poison"), "(poison): completed"),

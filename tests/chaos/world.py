@@ -172,10 +172,12 @@ class World:
         assert self._producer.wait(30) == 0, f"the producer failed; {self._logs()}"
 
     def stored(self) -> int:
-        """Jobs in streams (pending ones as well), held and due."""
-        with self.server.client() as client:
-            lengths = [client.xlen(key) for key in (*STREAMS, BASE + "held")]
-            return sum(int(length) for length in lengths) + int(client.zcard(BASE + "due"))
+        """Jobs in streams (pending ones as well), held and due, at one moment: they move between these."""
+        with self.server.client() as client, client.pipeline(transaction=True) as pipe:
+            for key in (*STREAMS, BASE + "held"):
+                pipe.xlen(key)
+            pipe.zcard(BASE + "due")
+            return sum(int(length) for length in pipe.execute())
 
     def counters(self) -> dict[str, int]:
         """The queue's counters."""

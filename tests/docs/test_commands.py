@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import click
 
@@ -20,9 +20,8 @@ def names(command: click.Command) -> set[str]:
     return {opt for param in command.params for opt in param.opts if opt.startswith("--")}
 
 
-def shared(decorate: object) -> set[str]:
+def shared(decorate: Callable[[Callable[[], None]], Callable[[], None]]) -> set[str]:
     """The long names of one set of shared options."""
-    assert callable(decorate)
     return names(click.command("any")(decorate(lambda: None)))
 
 
@@ -33,7 +32,10 @@ SETS = {
 }
 
 
-def leaves(command: click.Command, path: str, above: click.Context | None = None) -> Iterator[tuple[str, click.Command]]:
+Leaf = tuple[str, click.Command]
+
+
+def leaves(command: click.Command, path: str, above: click.Context | None = None) -> Iterator[Leaf]:
     """Every command that does something, with its path and arguments as its usage has them."""
     context = click.Context(command, above, info_name=path)
     if isinstance(command, click.Group):

@@ -69,9 +69,10 @@ def described(model: type[BaseModel], left_out: set[str]) -> Iterator[tuple[str,
         yield name, type_word(hints[name]), "none" if default is None else default
 
 
-@pytest.mark.parametrize(("title", "model", "left_out"), TABLES, ids=lambda value: str(value)[:20])
+@pytest.mark.parametrize(("title", "model", "left_out"), TABLES, ids=[table[0] for table in TABLES])
 def test_every_key_is_documented(title: str, model: type[BaseModel], left_out: set[str]) -> None:
-    shown = [(code(key)[0], kind.replace("`", ""), _default(default)) for key, kind, default, _ in rows(SECTIONS[title])]
+    table = rows(SECTIONS[title])
+    shown = [(code(key)[0], kind.replace("`", ""), _default(default)) for key, kind, default, _ in table]
     expected = list(described(model, left_out))
     if model is config_models.SupervisorSettings:
         expected[0] = ("name", "name", "the host's name")

@@ -123,28 +123,34 @@ def test_what_is_in_redis_is_documented(
     for arguments in (("render", "1"), ("fail",), ("die",), ("render", "2", "--delay", "3600"), ("render", "3")):
         assert up.command("enqueue", *arguments).returncode == 0
     records = f"{prefix}{{reports}}:job:"
-    wait_until(lambda: _states(redis, records) == [b"completed"] * 2 + [b"dead"] * 2 + [b"scheduled"], 20)
-    found = list(redis.scan_iter(f"{records}*"))
-    fields = {name.decode() for key in found for name in redis.hkeys(key)}
+    wait_until(lambda: _states(redis, records) == ["completed"] * 2 + ["dead"] * 2 + ["scheduled"], 20)
+    found = [text(key) for key in redis.scan_iter(f"{records}*")]
+    fields = {text(name) for key in found for name in redis.hkeys(key)}
     assert fields <= documented("Record"), fields - documented("Record")
     members = {name for row in _rows_of(redis, found) for name in row}
     assert members <= documented("Record"), members - documented("Record")
     envelopes = [orjson.loads(env) for key in found if (env := redis.hget(key, "env"))]
     assert {name for envelope in envelopes for name in envelope} <= documented("Envelope")
     assert {"v", "n", "q", "t"} <= set(envelopes[0])
-    assert {name.decode() for name in redis.hkeys(f"{prefix}{{reports}}:stats")} <= set(code(SECTIONS["Stream entries"]))
+    counters = {text(name) for name in redis.hkeys(f"{prefix}{{reports}}:stats")}
+    assert counters <= set(code(SECTIONS["Stream entries"])), counters
     up.stop()
     redis.delete(f"{prefix}{{reports}}:due", f"{prefix}{{reports}}:dead", *found)
 
 
-def _states(redis: redis_py.Redis, records: str) -> list[bytes]:
-    return sorted(redis.hget(key, "state") or b"" for key in redis.scan_iter(f"{records}*"))
+def text(value: bytes | str) -> str:
+    """What Redis returned, as text."""
+    return value.decode() if isinstance(value, bytes) else value
 
 
-def _rows_of(redis: redis_py.Redis, records: list[bytes]) -> Iterator[dict[str, object]]:
+def _states(redis: redis_py.Redis, records: str) -> list[str]:
+    return sorted(text(redis.hget(key, "state") or b"") for key in redis.scan_iter(f"{records}*"))
+
+
+def _rows_of(redis: redis_py.Redis, records: list[str]) -> Iterator[dict[str, object]]:
     for key in records:
-        out, tries = redis.hmget(key, "out", "tries")
-        yield from orjson.loads(b"[" + b",".join(part for part in (tries, out) if part) + b"]")
+        listed = ",".join(text(part) for part in redis.hmget(key, "tries", "out") if part)
+        yield from orjson.loads(f"[{listed}]")
 
 
 def test_every_key_is_documented() -> None:

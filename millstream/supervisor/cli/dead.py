@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import click
+import orjson
 
-from millstream.protocol import control
+from millstream.protocol import control, transitions
 from millstream.protocol.errors import JobNotFound
 from millstream.protocol.info import JobInfo, State
 from millstream.protocol.keys import QueueKeys
@@ -53,8 +54,19 @@ def list_(
 def show(options: Globals, job_id: str, queue: str | None, with_args: bool) -> None:
     """Show one dead job with its error."""
     session = Session(options)
-    _, info = _dead_job(session, job_id, queue)
-    print_fields(row_of(info, with_args), session.output, shown=fields_of(info, with_args))
+    keys, info = _dead_job(session, job_id, queue)
+    row, shown = row_of(info, with_args), fields_of(info, with_args)
+    if with_args and info.error and info.error.cause == "malformed":
+        row["raw"] = _raw_fields(session, keys, job_id)
+        shown = {**shown, "raw": " ".join(map(str, row["raw"]))}
+    print_fields(row, session.output, shown=shown)
+
+
+def _raw_fields(session: Session, keys: QueueKeys, job_id: str) -> list[object]:
+    """What stood in the stream where a job should have been: names and values in turn."""
+    record = session.client.run(transitions.inspect(keys, job_id)).record
+    raw = orjson.loads(record.get("out", b"{}")).get("raw", [])
+    return list(raw)
 
 
 def _selection(command: click.decorators.FC) -> click.decorators.FC:

@@ -21,6 +21,14 @@ class TestDead:
         assert row.endswith("error ValueError: no luck")
         control.delete_dead(filled.link, filled.keys, ["j1"])
 
+    def test_show_has_the_raw_fields_of_what_was_no_job(self, cli: Cli, filled: Filled) -> None:
+        filled.die(1, c="malformed", e={"type": "Malformed", "message": "m", "cause": "malformed"}, raw=["a", "b c"])
+        assert "b c" not in cli("dead", "show", "j1")[1]
+        lines = cli("dead", "show", "j1", "--args")[1].splitlines()
+        assert ["raw", "a", "b", "c"] in [line.split() for line in lines]
+        assert json.loads(cli("dead", "show", "j1", "--args", "--json")[1])["raw"] == ["a", "b c"]
+        control.delete_dead(filled.link, filled.keys, ["j1"])
+
     def test_show_is_for_dead_ones(self, cli: Cli, filled: Filled) -> None:
         filled.add(1)
         code, _, err = cli("dead", "show", "j1")

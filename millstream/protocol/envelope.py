@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from millstream.protocol.errors import MillstreamError
+from millstream.protocol.keys import BANDS, checked_id
 from millstream.protocol.payload import checked_size, encode
 
 MAX_ID = 200
@@ -16,6 +17,10 @@ MAX_ID = 200
 
 VERSION = 1
 """The version of the envelope. A worker gives a newer one back, for a newer worker to run."""
+
+
+COUNT_LIMIT = 2**31
+"""Counters and durations (seconds) that are not below it were not written by us."""
 
 
 class Malformed(MillstreamError):
@@ -85,13 +90,14 @@ def parse_entry(letter: str, entry_id: bytes, fields: Sequence[bytes], queue: st
         # The layout that every enqueue writes: id, env, then counters if it was requeued.
         if fields[0] != b"id" or fields[2] != b"env":
             raise Malformed(f"entry {ref} has no id and env in front")
+        job_id = checked_id(fields[1].decode())
         envelope = orjson.loads(fields[3])
         version = envelope["v"]
         if version > VERSION:
             raise TooNew(f"entry {ref} has envelope version {version}, this worker knows {VERSION}")
         entry = Entry(
             ref,
-            fields[1].decode(),
+            job_id,
             envelope["n"],
             queue,
             envelope.get("a") or [],
@@ -103,13 +109,32 @@ def parse_entry(letter: str, entry_id: bytes, fields: Sequence[bytes], queue: st
         )
         if len(fields[1]) > MAX_ID:
             raise Malformed(f"entry {ref} is not a job: its id has {len(fields[1])} bytes")
-        if not (type(entry.name) is str and type(entry.args) is list and type(entry.kwargs) is dict):
-            raise Malformed(f"entry {ref} is not a job: its name, args or kwargs have the wrong type")
+        if not _well_typed(entry):
+            raise Malformed(f"entry {ref} is not a job: some part of its envelope has the wrong type")
         if len(fields) > 4:
             _read_counters(entry, fields)
     except (LookupError, ValueError, TypeError, AttributeError) as error:
-        raise Malformed(f"entry {ref} is not a job: {type(error).__name__}: {error}") from None
+        raise Malformed(f"entry {ref} is not a job: {type(error).__name__}: {str(error)[:200]}") from None
     return entry
+
+
+def _well_typed(entry: Entry) -> bool:
+    """Whether an envelope that somebody else may have written has what the worker relies on."""
+    options = entry.options
+    return (
+        type(entry.name) is str
+        and type(entry.args) is list
+        and type(entry.kwargs) is dict
+        and type(entry.enqueued_at) is int
+        and entry.priority in BANDS
+        and type(entry.headers) is dict
+        and type(options) is dict
+        and (not options or all(_is_count(options.get(name, 0)) for name in ("keep", "attempts")))
+    )
+
+
+def _is_count(number: object) -> bool:
+    return type(number) in (int, float) and 0 <= number < COUNT_LIMIT  # type: ignore[operator]
 
 
 def _read_counters(entry: Entry, fields: Sequence[bytes]) -> None:
@@ -117,4 +142,6 @@ def _read_counters(entry: Entry, fields: Sequence[bytes]) -> None:
     entry.run = int(counters.get(b"run", 1))
     entry.attempt = int(counters.get(b"attempt", 0))
     entry.crashes = int(counters.get(b"crashes", 0))
+    if not all(map(_is_count, (entry.run, entry.attempt, entry.crashes))):
+        raise ValueError("a counter is out of range")
     entry.alone = b"alone" in counters

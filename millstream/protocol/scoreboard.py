@@ -106,6 +106,7 @@ class Word(IntEnum):
     LOST_RUN = 50  # the run whose lease was lost
     CANCEL_RUN = 51  # the run that was cancelled
     HANDED_BACK = 52  # the batch that was handed back
+    CANCEL_BATCH = 53  # a batch in which a job was cancelled that was not started yet
     RENEWED = 53  # when the leases of what it holds were last renewed
 
 

@@ -18,6 +18,9 @@ log = structlog.get_logger("millstream.worker")
 UNKNOWN_DELAY = 5000
 """Milliseconds until an unknown job is tried again: a rolling deploy brings a worker that knows it."""
 
+NOT_A_JOB = 1
+"""The number of a dead letter that has no payload which could run."""
+
 RAW_LIMIT = 65536
 """Bytes of each raw field that are kept of a malformed entry."""
 
@@ -51,7 +54,7 @@ def malformed(ref: str, fields: list[bytes], reason: str, worker: str, started_a
         "e": {"type": "Malformed", "message": reason, "cause": "malformed"},
         "raw": [_readable(field[:RAW_LIMIT]) for field in fields],
     }
-    return Outcome(ref, _id_of(fields), Kind.DEAD, 0, orjson.dumps(row))
+    return Outcome(ref, _id_of(fields), Kind.DEAD, NOT_A_JOB, orjson.dumps(row))
 
 
 def _id_of(fields: list[bytes]) -> str:

@@ -2,6 +2,7 @@
 -- A job here is a table {id, env, band, run, attempt, crashes, alone}. Each move writes the new place first;
 -- the caller removes the old one last, so that an error in between leaves the job where it was.
 local DEAD_TTL = 7 * 24 * 3600 * 1000
+local CANCELLED_TTL = 24 * 3600 * 1000
 local DEAD_CAP = 10000
 local HISTORY_CAP = 1000
 local TRIES_CAP = 262144
@@ -28,8 +29,31 @@ end
 
 local function wake() redis.call('XADD', control, 'MAXLEN', '~', 1000, '*', 'kind', 'wake') end
 
+-- Wake whoever waits for the end of this job.
+local function notify(id)
+  local count = tonumber(redis.call('HGET', waiting, id) or 0)
+  if count <= 0 then return end
+  for _ = 1, math.min(count, 1000) do redis.call('LPUSH', waits .. id, 1) end
+  redis.call('PEXPIRE', waits .. id, 60000)
+  redis.call('HDEL', waiting, id)
+end
+
+-- A cancellation was asked for while the job was delivered: it ends here, instead of running again.
+local function cancelled(job)
+  local record = records .. job.id
+  if redis.call('HDEL', record, 'cancel') == 0 then return false end
+  redis.call('HSET', record, 'state', 'cancelled', 'env', job.env)
+  redis.call('PEXPIRE', record, CANCELLED_TTL)
+  redis.call('HINCRBY', stats, 'cancelled', 1)
+  redis.call('LPUSH', history, job.id)
+  redis.call('LTRIM', history, 0, HISTORY_CAP - 1)
+  notify(job.id)
+  return true
+end
+
 -- Into a stream (by its letter), or into `held` while the queue is paused. A first delivery carries no counters.
 local function place(job, letter)
+  if cancelled(job) then return end
   local entry = {'id', job.id, 'env', job.env}
   if job.run > 1 or job.attempt > 0 or job.crashes > 0 then
     for _, name in ipairs({'run', 'attempt', 'crashes'}) do
@@ -56,6 +80,7 @@ end
 
 -- Into `due`, to be promoted after `delay` milliseconds.
 local function postpone(job, state, delay)
+  if cancelled(job) then return end
   local at = now + delay
   redis.call('HSET', records .. job.id, 'state', state, 'env', job.env, 'band', job.band or band_of(job.env),
     'run', job.run, 'attempt', job.attempt, 'crashes', job.crashes, 'due', at)
@@ -73,21 +98,13 @@ local function remember(id, row)
   redis.call('HSET', records .. id, 'tries', row)
 end
 
--- Wake whoever waits for the end of this job.
-local function notify(id)
-  local count = tonumber(redis.call('HGET', waiting, id) or 0)
-  if count <= 0 then return end
-  for _ = 1, math.min(count, 1000) do redis.call('LPUSH', waits .. id, 1) end
-  redis.call('PEXPIRE', waits .. id, 60000)
-  redis.call('HDEL', waiting, id)
-end
-
 -- Into the dead letters, with all that a retry of it needs.
 local function bury(job, ref, row)
   local record = records .. job.id
   redis.call('HSET', record, 'state', 'dead', 'entry', ref, 'out', row, 'run', job.run, 'attempt', job.attempt,
     'crashes', job.crashes)
   if job.env then redis.call('HSET', record, 'env', job.env, 'band', job.band or band_of(job.env)) end
+  redis.call('HDEL', record, 'cancel')
   redis.call('PEXPIRE', record, DEAD_TTL)
   redis.call('ZADD', dead, now, job.id)
   while redis.call('ZCARD', dead) > DEAD_CAP do

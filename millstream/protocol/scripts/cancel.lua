@@ -19,6 +19,7 @@ elseif state == 'queued' then
   else
     local pending = redis.pcall('XPENDING', streams[letter], GROUP, entry_id, entry_id, 1)
     if not pending.err and #pending == 1 then
+      redis.call('HSET', record, 'cancel', entry) -- should it be given back or retried before the request arrives
       redis.call('XADD', control, 'MAXLEN', '~', 1000, '*', 'kind', 'cancel', 'id', id, 'entry', entry)
       return {'running', 'running'}
     end

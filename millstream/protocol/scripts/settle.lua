@@ -7,7 +7,7 @@
 --   discarded  TTL in ms         likewise
 --   cancelled  TTL in ms         likewise
 --   expired    TTL in ms         likewise
---   dead       -                 dead letter with the row
+--   dead       0                 dead letter with the row; 1 where the entry is no job: then no payload is kept
 --   crashed    -                 dead letter with the row, one crash more
 --   retry      delay in ms       due again, one attempt more
 --   crash      delay in ms       due again (`again` where 0, alone), one crash more
@@ -39,7 +39,11 @@ local function move(ref, id, kind, number, row)
   if not job then return end -- deleted while pending: only the acknowledgement is left to do
   job.id = id
   if kind == 'dead' then
-    if job.env then job.attempt = job.attempt + 1 end
+    if number == 1 then
+      job.env, job.run, job.crashes = nil, 1, 0
+    else
+      job.attempt = job.attempt + 1
+    end
     return bury(job, ref, row)
   elseif kind == 'crashed' then
     job.crashes = job.crashes + 1
@@ -85,7 +89,7 @@ for i = 3, #ARGV, 5 do
     code = code_of_absent(ref, id)
   elseif TERMINAL[kind] then
     local record = records .. id
-    local reply = redis.pcall('HSET', record, 'state', kind, 'entry', ref, 'out', row)
+    local reply = redis.pcall('HSET', record, 'state', kind, 'out', row) -- `entry` names this delivery already
     if type(reply) == 'table' and reply.err then
       code = reply.err
     else

@@ -217,9 +217,12 @@ class Duties:
     def _cancel(self, ref: str) -> None:
         """Mark the run of this very entry as cancelled; the supervisor does the rest."""
         for record in self._board.in_state(RecordState.ALIVE):
+            batch = record.words[Word.BATCH]
             run, refs, index = record.running, record.held, record.words[Word.INDEX]
             if run and index < len(refs) and refs[index] == ref and record.running == run:
                 record.words[Word.CANCEL_RUN] = run
+            elif ref in refs[index + 1 :]:
+                record.words[Word.CANCEL_BATCH] = batch  # the cancelled job ends when it is handed back
 
     # Timing.
 

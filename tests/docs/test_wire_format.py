@@ -132,6 +132,10 @@ def test_what_is_in_redis_is_documented(
     envelopes = [orjson.loads(env) for key in found if (env := redis.hget(key, "env"))]
     assert {name for envelope in envelopes for name in envelope} <= documented("Envelope")
     assert {"v", "n", "q", "t"} <= set(envelopes[0])
+    heartbeat = orjson.loads(redis.hvals(f"{prefix}hosts")[0])
+    assert set(heartbeat) <= documented("Heartbeat"), set(heartbeat) - documented("Heartbeat")
+    parts = {name for part in (*heartbeat["workers"], *heartbeat["groups"].values()) for name in part}
+    assert parts <= documented("Heartbeat", 1), parts - documented("Heartbeat", 1)
     counters = {text(name) for name in redis.hkeys(f"{prefix}{{reports}}:stats")}
     assert counters <= set(code(SECTIONS["Stream entries"])), counters
     up.stop()

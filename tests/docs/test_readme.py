@@ -32,6 +32,9 @@ RUN_BY = {
     "millstream queues list": "test_the_quickstart",
     "millstream check": "test_the_configuration_is_valid",
     "millstream config show": "test_the_configuration_is_valid",
+    "ops/bench": "test_the_measuring_scripts_start",
+    "ops/recovery": "test_the_measuring_scripts_start",
+    "ops/chaos": "test_the_measuring_scripts_start",
 }
 
 
@@ -87,6 +90,12 @@ def test_the_tests_are_found() -> None:
         command = (sys.executable, "-m", "pytest")
     listed = run(*command, "--collect-only", "-q", "-p", "no:cacheprovider", "tests/docs/test_readme.py", cwd=ROOT)
     assert "test_the_tests_are_found" in listed.stdout
+
+
+@pytest.mark.parametrize("script", [text for text, by in RUN_BY.items() if by == "test_the_measuring_scripts_start"])
+def test_the_measuring_scripts_start(script: str, tmp_path: Path) -> None:
+    """What they measure takes minutes; their own tests run small rounds of it."""
+    assert "Usage:" in run(sys.executable, ROOT / script, "--help", cwd=tmp_path).stdout
 
 
 def test_the_checkout_can_be_installed() -> None:

@@ -10,6 +10,16 @@ from tests.chaos.evidence import Mark, Run
 
 CRASH_LIMIT = 3
 KILL_SLACK = 100_000_000  # ns: a process may end this long after its killing was decided
+OUTBOX_SLACK = 50_000_000  # ns: between a handler's last line and its outcome in shared memory, at most
+SETTLE_SLACK = 1_000_000_000  # ns: until an outcome in shared memory is settled, at most
+
+
+@dataclass(frozen=True)
+class Killing:
+    """When a process was killed (monotonic ns), and how long before that its outcomes may be lost with it."""
+
+    at: int
+    slack: int
 
 
 @dataclass
@@ -32,15 +42,16 @@ class History:
     stored: int  # entries in streams, held and due
     counters: dict[str, int]
     attempts: dict[str, int]  # kind -> limit of attempts
-    killed: dict[int, int] = field(default_factory=dict)  # pid -> monotonic ns
+    killed: dict[int, Killing] = field(default_factory=dict)  # by pid
     windows: list[Window] = field(default_factory=list)
     contradictions: list[str] = field(default_factory=list)
 
     def excused(self, run: Run) -> bool:
         """Whether our own doing took this run's outcome: its process was killed, or lost its leases."""
-        at = self.killed.get(run.pid)
-        if at is not None and run.begin <= at + KILL_SLACK:
-            return True
+        killing = self.killed.get(run.pid)
+        if killing is not None and run.begin <= killing.at + KILL_SLACK:
+            if run.end is None or run.end >= killing.at - killing.slack:
+                return True
         end = run.end if run.end is not None else run.begin
         return any(run.pid in w.pids and run.begin <= w.end and end >= w.begin for w in self.windows)
 
@@ -109,10 +120,16 @@ def _overlaps(history: History, by_id: dict[str, list[Run]]) -> list[str]:
         for earlier, later in pairwise(runs):
             if later.begin < earlier.begin and not history.excused(earlier):
                 problems.append(f"{job_id}: run {later.run} began before run {earlier.run}")
-            ended = earlier.end if earlier.end is not None else history.killed.get(earlier.pid, 0)
-            if later.begin < ended and not history.excused(earlier):
+            if later.begin < _ended(history, earlier) and not history.excused(earlier):
                 problems.append(f"{job_id}: run {later.run} began while run {earlier.run} held a valid lease")
     return problems
+
+
+def _ended(history: History, run: Run) -> int:
+    if run.end is not None:
+        return run.end
+    killing = history.killed.get(run.pid)
+    return killing.at if killing else run.begin
 
 
 def _repeated(history: History, by_id: dict[str, list[Run]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -29,8 +30,12 @@ class Verdict:
 def run_scenario(name: str, seed: str, seconds: float, kind: Kind = Kind.VALKEY) -> Verdict:
     """Break things for so many seconds, drain, check; a scenario's own assertion is a problem as well."""
     begin = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="ms-chaos-") as folder:
-        problems, facts = _break_and_check(name, Path(folder), seed, seconds, kind)
+    folder = Path(tempfile.mkdtemp(prefix="ms-chaos-"))
+    problems, facts = _break_and_check(name, folder, seed, seconds, kind)
+    if problems:
+        problems.append(f"logs and evidence are kept in {folder}")
+    else:
+        shutil.rmtree(folder)
     return Verdict(name, seed, problems, time.monotonic() - begin, facts)
 
 

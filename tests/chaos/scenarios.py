@@ -19,9 +19,13 @@ def kill_workers(world: World) -> None:
     host = world.start_host("a")
     world.start_producer(*USUAL)
     for _ in world.steps(0.3, 0.9):
-        victim = world.rng.choice(wait_until(host.workers, 5.0, "a worker"))
-        world.kill([victim])
-        _wait_respawned(host, victim)
+        _kill_worker(world, host)
+
+
+def _kill_worker(world: World, host: Supervised) -> None:
+    victim = world.rng.choice(wait_until(host.workers, 5.0, "a worker"))
+    world.kill_worker(victim)
+    _wait_respawned(host, victim)
 
 
 def _wait_respawned(host: Supervised, victim: int) -> None:
@@ -37,14 +41,13 @@ def kill_supervisor(world: World) -> None:
     host = world.start_host("a")
     world.start_producer(*USUAL)
     for _ in world.steps(1.0, 2.0):
-        _kill_supervisor(world, host)
-        host.start()
+        _kill_supervisor_and_restart(world, host)
 
 
 def _kill_supervisor(world: World, host: Supervised) -> None:
     descendants = host.tree()
     world.note_killed([process.pid for process in descendants])
-    world.kill([host.pid])
+    world.kill_tree([host.pid])
     host.wait(5)
     processes.assert_gone(descendants, timeout=2.0)
     processes.reap_adopted()
@@ -56,12 +59,15 @@ def lose_host(world: World) -> None:
     world.start_host("a")
     world.start_producer(*USUAL)
     for _ in world.steps(1.0, 2.0):
-        lost = world.hosts[world.rng.choice("ab")]
-        world.kill([lost.pid, *(process.pid for process in lost.tree())])
-        lost.wait(5)
-        processes.reap_adopted()
-        time.sleep(world.rng.choice([0.0, LEASE + 1.0]))  # back at once, or after its jobs were taken over
-        _restart(lost)
+        _lose_host(world, world.hosts[world.rng.choice("ab")])
+
+
+def _lose_host(world: World, lost: Supervised) -> None:
+    world.kill_tree([lost.pid, *(process.pid for process in lost.tree())])
+    lost.wait(5)
+    processes.reap_adopted()
+    time.sleep(world.rng.choice([0.0, LEASE + 1.0]))  # back at once, or after its jobs were taken over
+    _restart(lost)
 
 
 def _restart(host: Supervised) -> None:
@@ -81,8 +87,12 @@ def stop_host(world: World) -> None:
     world.start_host("b")
     world.start_producer(*CALM, "slow", "slow", pace=0.05)
     for _ in world.steps(0.5, 1.0):
-        with world.stopped(world.hosts[world.rng.choice("ab")]):
-            time.sleep(world.rng.uniform(0.5, 2.0) * LEASE + 1.0)
+        _stop_host(world, world.hosts[world.rng.choice("ab")])
+
+
+def _stop_host(world: World, host: Supervised) -> None:
+    with world.stopped(host):
+        time.sleep(world.rng.uniform(0.5, 2.0) * LEASE + 1.0)
 
 
 def poison_jobs(world: World) -> None:
@@ -98,8 +108,12 @@ def term_under_load(world: World) -> None:
     host = world.start_host("a")
     world.start_producer(*USUAL * 6, "long", pace=0.03)
     for _ in world.steps(0.5, 1.5):
-        host.stop(timeout=DRAIN + 2.0)
-        host.start()
+        _stop_and_start(world, host)
+
+
+def _stop_and_start(_world: World, host: Supervised) -> None:
+    host.stop(timeout=DRAIN + 2.0)
+    host.start()
 
 
 def restart_server(world: World) -> None:
@@ -107,13 +121,17 @@ def restart_server(world: World) -> None:
     host = world.start_host("a")
     world.start_producer(*CALM)
     for _ in world.steps(0.5, 1.5):
-        wait_until(lambda: len(host.workers()) == 2, 5.0, "two workers")
-        before = sorted(host.workers())
-        world.rng.choice([world.server.stop, world.server.kill9])()
-        time.sleep(world.rng.uniform(0.1, 2.0))
-        world.server.start()
-        _wait_work(world)
-        assert sorted(host.workers()) == before, f"workers were replaced: {before} -> {host.workers()}"
+        _restart_server(world, host)
+
+
+def _restart_server(world: World, host: Supervised) -> None:
+    wait_until(lambda: len(host.workers()) == 2, 5.0, "two workers")
+    before = sorted(host.workers())
+    world.rng.choice([world.server.stop, world.server.kill9])()
+    time.sleep(world.rng.uniform(0.1, 2.0))
+    world.server.start()
+    _wait_work(world)
+    assert sorted(host.workers()) == before, f"workers were replaced: {before} -> {host.workers()}"
 
 
 def _wait_work(world: World) -> None:
@@ -130,8 +148,11 @@ def lose_replies(world: World) -> None:
     world.start_host("a")
     world.start_producer(*USUAL)
     for _ in world.steps(0.05, 0.25):
-        hang = world.rng.random() < 0.03
-        world.proxy.drop_reply(_is_call, hang=hang)
+        _lose_reply(world)
+
+
+def _lose_reply(world: World) -> None:
+    world.proxy.drop_reply(_is_call, hang=world.rng.random() < 0.03)
 
 
 def _is_call(request: bytes) -> bool:
@@ -139,9 +160,25 @@ def _is_call(request: bytes) -> bool:
     return any(name in upper for name in (b"EVALSHA", b"XREADGROUP", b"XADD", b"XACK"))
 
 
+def everything(world: World) -> None:
+    """All faults in random order, on two hosts, with replies lost all the time."""
+    faults = [_kill_worker, _kill_supervisor_and_restart, _lose_host, _stop_host, _stop_and_start, _restart_server]
+    world.start_host("a")
+    world.start_host("b")
+    world.start_producer(*USUAL * 8, "poison", pace=0.02)
+    for _ in world.steps(0.2, 0.6):
+        _lose_reply(world)
+        world.rng.choice(faults)(world, world.hosts[world.rng.choice("ab")])
+
+
+def _kill_supervisor_and_restart(world: World, host: Supervised) -> None:
+    _kill_supervisor(world, host)
+    _restart(host)
+
+
 @dataclass(frozen=True)
 class Named:
-    """A scenario with its number in the list of faults."""
+    """A scenario with its number in the list of faults; 0 is all of them."""
 
     number: int
     run: Scenario
@@ -157,4 +194,5 @@ SCENARIOS = {
     "term-under-load": Named(11, term_under_load),
     "restart-server": Named(13, restart_server),
     "lose-replies": Named(18, lose_replies, through_proxy=True),
+    "everything": Named(0, everything, through_proxy=True),
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import evidence
-from tests.chaos.checker import History, Window, check
+from tests.chaos.checker import History, Killing, Window, check
 from tests.chaos.evidence import Mark, Run
 
 MS = 1_000_000
@@ -41,8 +41,8 @@ def crashes(count: int) -> list[Run]:
     "good",
     [
         history(run(1, 1, 0, 10)),
-        history(run(1, 1, 0, None), run(2, 2, 60, 70), killed={1: 50 * MS}),
-        history(run(1, 1, 0, 49), run(2, 2, 60, 70), killed={1: 50 * MS}),
+        history(run(1, 1, 0, None), run(2, 2, 60, 70), killed={1: Killing(50 * MS, 10 * MS)}),
+        history(run(1, 1, 0, 49), run(2, 2, 60, 70), killed={1: Killing(50 * MS, 10 * MS)}),
         history(run(1, 1, 0, 900), run(2, 2, 60, 70), windows=[Window(frozenset([1]), 5 * MS, 800 * MS)]),
         history(run(1, 1, 810, 820), run(2, 2, 60, 70), windows=[Window(frozenset([1]), 5 * MS, 900 * MS)]),
         history(*crashes(3), state="dead", kind="poison"),
@@ -76,6 +76,10 @@ def test_kept_promises(good: History) -> None:
         (history(run(1, 1, 0, 10, Mark.FAILED)), "completed without a run that returned"),
         (history(run(1, 1, 0, 50), run(2, 2, 40, 60)), "held a valid lease"),
         (history(run(1, 1, 0, 30), run(2, 2, 40, 60)), "returned in process 1, yet run 2 followed"),
+        (
+            history(run(1, 1, 0, 30), run(2, 2, 60, 70), killed={1: Killing(50 * MS, 10 * MS)}),
+            "returned in process 1, yet run 2 followed",
+        ),
         (history(run(2, 1, 0, 30, Mark.FAILED), run(1, 2, 40, 60)), "run 2 began before run 1"),
         (history(run(1, 1, 0, 10), state="dead"), "dead after 1 runs, 0 of them crashes"),
         (history(*crashes(4), state="dead", kind="poison"), "crashed 4 processes"),

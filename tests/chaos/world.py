@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from tests.chaos import evidence
-from tests.chaos.checker import History, Window
+from tests.chaos.checker import OUTBOX_SLACK, SETTLE_SLACK, History, Killing, Window
 from tests.support import processes
 from tests.support.proxy import Proxy
 from tests.support.servers import Kind, Options, Server
@@ -54,7 +54,7 @@ class World:
         self.seed = seed
         self.rng = random.Random(seed)
         self.hosts: dict[str, Supervised] = {}
-        self.killed: dict[int, int] = {}
+        self.killed: dict[int, Killing] = {}
         self.windows: list[Window] = []
         self._seconds = seconds
         self._deadline = 0.0
@@ -128,17 +128,22 @@ class World:
 
     # --- faults, each of them recorded
 
-    def kill(self, pids: list[int]) -> None:
-        """SIGKILL these processes, in this order, and note when."""
+    def kill_worker(self, pid: int) -> None:
+        """SIGKILL one worker: what it had finished outlives it."""
+        self.killed[pid] = Killing(time.monotonic_ns(), OUTBOX_SLACK)
+        psutil.Process(pid).kill()
+
+    def kill_tree(self, pids: list[int]) -> None:
+        """SIGKILL these processes, in this order: what they had not settled is lost with them."""
         for pid in pids:
-            self.killed[pid] = time.monotonic_ns()
+            self.killed[pid] = Killing(time.monotonic_ns(), SETTLE_SLACK)
             with contextlib.suppress(psutil.NoSuchProcess):
                 psutil.Process(pid).kill()
 
     def note_killed(self, pids: list[int]) -> None:
         """These processes are about to be killed by somebody else for our doing."""
         for pid in pids:
-            self.killed.setdefault(pid, time.monotonic_ns())
+            self.killed.setdefault(pid, Killing(time.monotonic_ns(), SETTLE_SLACK))
 
     @contextlib.contextmanager
     def stopped(self, host: Supervised) -> Iterator[None]:

@@ -12,9 +12,6 @@ from millstream.protocol.errors import MillstreamError
 from millstream.protocol.keys import BANDS, checked_id
 from millstream.protocol.payload import checked_size, encode
 
-MAX_ID = 200
-"""Bytes of a job's id, at most."""
-
 VERSION = 1
 """The version of the envelope. A worker gives a newer one back, for a newer worker to run."""
 
@@ -107,8 +104,6 @@ def parse_entry(letter: str, entry_id: bytes, fields: Sequence[bytes], queue: st
             options=envelope.get("o") or {},
             headers=envelope.get("h") or {},
         )
-        if len(fields[1]) > MAX_ID:
-            raise Malformed(f"entry {ref} is not a job: its id has {len(fields[1])} bytes")
         if not _well_typed(entry):
             raise Malformed(f"entry {ref} is not a job: some part of its envelope has the wrong type")
         if len(fields) > 4:

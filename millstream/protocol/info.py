@@ -103,14 +103,14 @@ def job_info(queue: str, job_id: str, facts: Inspected) -> JobInfo:
     record = facts.record
     if not record:
         raise JobNotFound(f"there is no job {job_id!r} in queue {queue!r}: it never existed, or its record has expired")
-    envelope = _load(record.get("env") or facts.entry.get("env"))
-    last = _load(record.get("out"))
+    envelope = _load_object(record.get("env") or facts.entry.get("env"))
+    last = _load_object(record.get("out"))
     tries = _load(b"[" + record.get("tries", b"") + b"]") or []
     state = State(record["state"].decode())
     if state is State.QUEUED and facts.consumer:
         state = State.RUNNING
-    counters = record if "attempt" in record else facts.entry
-    attempt = int(last.get("a") or counters.get("attempt", 0)) + (1 if state is State.RUNNING else 0)
+    counters: dict[str, Any] = record if "attempt" in record else facts.entry
+    attempt = int(last.get("a") or counters.get("attempt") or 0) + (1 if state is State.RUNNING else 0)
     rows = [*tries, *([last] if last else [])]
     ended = rows[-1] if rows else {}
     return JobInfo(
@@ -142,6 +142,12 @@ def _crashes(state: State, counters: dict[str, bytes], tries: list[dict[str, Any
     if "crashes" in counters or state not in FINAL:
         return int(counters.get("crashes", 0))
     return sum(row.get("c") in ("crash", "exit") for row in tries)
+
+
+def _load_object(encoded: bytes | None) -> dict[str, Any]:
+    """A JSON object of a record; {} where it is something else: a malformed entry keeps what it came with."""
+    loaded = _load(encoded)
+    return loaded if isinstance(loaded, dict) else {}
 
 
 def _load(encoded: bytes | None) -> Any:

@@ -28,6 +28,7 @@ class Link:
     def __init__(self, url: str, *, timeout: float = 5.0, connect_timeout: float = 2.0) -> None:
         self.url = url
         pool = connection_pool(url, timeout=timeout, connect_timeout=connect_timeout)
+        self._loaded: set[str] = set()
         self._connection: Any = pool.make_connection()  # redis-py's types leave out much of what it can
 
     def run(self, call: Call[T]) -> T:
@@ -36,7 +37,12 @@ class Link:
 
     def run_many(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """Run several calls in one round trip, in order; raises the first error after all have run."""
-        replies = self.execute_many([call.evalsha() for call in calls])
+        # Each script is loaded with its first use on a connection: a NOSCRIPT in the middle of several calls would
+        # change the order in which they run.
+        new = {call.script.sha: call.script.text for call in calls if call.script.sha not in self._loaded}
+        loads = [("SCRIPT", "LOAD", text) for text in new.values()]
+        replies = self.execute_many([*loads, *(call.evalsha() for call in calls)])[len(loads) :]
+        self._loaded |= new.keys()
         for index, reply in enumerate(replies):
             if isinstance(reply, exceptions.NoScriptError):
                 replies[index] = self._load_and_run(calls[index])
@@ -98,6 +104,7 @@ class Link:
 
     def close(self) -> None:
         """Close the connection; the next call makes a new one."""
+        self._loaded.clear()
         self._connection.disconnect()
 
     def _send(self, commands: Sequence[Sequence[Argument]]) -> None:

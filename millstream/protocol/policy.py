@@ -52,6 +52,12 @@ class Retry:
             raise InvalidJob(f"attempts {self.attempts!r} is not valid: use 1 (no retry) or more")
         if isinstance(self.backoff, str) and self.backoff not in BACKOFFS:
             raise InvalidJob(f"backoff {self.backoff!r} is not valid: use one of {', '.join(BACKOFFS)}")
+        for name in ("on", "discard_on"):
+            types = getattr(self, name)
+            types = (types,) if isinstance(types, type) else tuple(types)
+            if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in types):
+                raise InvalidJob(f"{name} {types!r} is not valid: use exception types")
+            object.__setattr__(self, name, types)
         seconds(self.delay, "delay")
         seconds(self.max_delay, "max_delay")
 

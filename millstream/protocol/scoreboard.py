@@ -42,6 +42,7 @@ class Header(IntEnum):
     # Written by the supervisor.
     SUPERVISOR_TICK = 8
     PHASE = 9
+    TARGETS = 32  # and the words behind it: how many workers each group should have
     # Written by maintenance.
     MAINTENANCE_TICK = 16
     NAME_LOST = 17  # another supervisor has taken our name
@@ -107,7 +108,7 @@ class Word(IntEnum):
     CANCEL_RUN = 51  # the run that was cancelled
     HANDED_BACK = 52  # the batch that was handed back
     CANCEL_BATCH = 53  # a batch in which a job was cancelled that was not started yet
-    RENEWED = 53  # when the leases of what it holds were last renewed
+    RENEWED = 54  # when the leases of what it holds were last renewed
 
 
 class RecordState(IntEnum):

@@ -202,10 +202,16 @@ def recover(
     gone: str = "",
     crash_limit: int = 3,
     crash_delay: float = 10.0,
+    not_after: int = 2**52,
+    only_gone: bool = False,
 ) -> Call[Recovered]:
-    """Give back what owners hold past their lease; *gone* names an instance that need not be waited for."""
+    """Give back what owners hold past their lease; *gone* names an instance that need not be waited for.
+
+    *not_after*: the server's time (ms) after which the call does nothing, should it be held up on its way.
+    """
     lease = int(UNKNOWN_LEASE * 1000)
-    args = (stream[0], cursor or "-", count, lease, gone, crash_limit, int(crash_delay * 1000), row)
+    limits = (crash_limit, int(crash_delay * 1000))
+    args = (stream[0], cursor or "-", count, lease, gone, *limits, row, not_after, int(only_gone))
     return Call(
         script("recover"),
         all_keys(keys),

@@ -81,19 +81,19 @@ def _enforce_one(slot: Slot, process: Process, run: int, gaps: Gaps, now: float)
 
 def interrupt(process: Process, run: int, kind: Interrupt, now: float) -> None:
     """Interrupt a run, and again every :data:`RE_ARM` seconds while it goes on."""
-    if process.interrupted != (run, kind) or now - process.interrupted_at >= RE_ARM:
+    if process.interrupted != run or now - process.interrupted_at >= RE_ARM:
         process.interrupt(run, kind, now)
 
 
 def _stop_run(slot: Slot, process: Process, run: int, kind: Interrupt, cause: Cause, grace: float, now: float) -> None:
     """Interrupt a run; kill it when it has not ended *grace* seconds later."""
-    first = process.interrupted != (run, kind)
-    if first:
-        process.lost = [now]
+    if process.stopping != run:
+        process.stopping, process.stopping_since = run, now
     interrupt(process, run, kind, now)
-    if now - process.lost[0] >= grace:
+    waited = now - process.stopping_since
+    if waited >= grace:
         kill_with_stack(slot, process, run, cause)
-    elif now - process.lost[0] >= grace - STACK_LEAD:
+    elif waited >= grace - STACK_LEAD:
         _ask_for_stack(process, run)
 
 

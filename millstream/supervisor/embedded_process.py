@@ -20,7 +20,10 @@ _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 def spawn(arguments: list[str], log: Path, lock: int) -> int:
-    """Fork and execute a server in a session of its own; TERM reaches it when this process dies.
+    """Fork and execute a server in a session of its own; INT, its clean end, reaches it when this process dies.
+
+    TERM is blocked in it: whoever signals a whole tree (systemd's control group) must not take the server away
+    from jobs that are still being drained.
 
     Returns its pid. Not subprocess.Popen: the supervisor reaps all its children itself.
     """
@@ -35,13 +38,13 @@ def _execute(arguments: list[str], log: Path, lock: int, parent: int) -> NoRetur
     try:
         signal.set_wakeup_fd(-1)
         os.setsid()
-        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # ignored by Python; exec would hand that on
+        for ignored in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):  # ignored by Python; exec would hand that on
             signal.signal(ignored, signal.SIG_DFL)
         if _prctl is not None:
-            _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            _prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
         if os.getppid() != parent:  # it died before the signal was armed
             os._exit(0)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGTERM})
         os.umask(0o077)
         _redirect(log, lock)
         os.execv(arguments[0], arguments)
@@ -65,8 +68,8 @@ def _redirect(log: Path, lock: int) -> None:
 
 
 def stop(pid: int, timeout: float = STOP_TIMEOUT) -> None:
-    """End a server that this process started: TERM, so that it writes everything; KILL after `timeout` s."""
-    for signum, patience in ((signal.SIGTERM, timeout), (signal.SIGKILL, STOP_TIMEOUT)):
+    """End a server that this process started: INT, so that it writes everything; KILL after `timeout` s."""
+    for signum, patience in ((signal.SIGINT, timeout), (signal.SIGKILL, STOP_TIMEOUT)):
         try:
             os.kill(pid, signum)
         except ProcessLookupError:

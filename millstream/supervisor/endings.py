@@ -56,6 +56,8 @@ def dump_stacks(processes: Iterable[tuple[str, int, int]]) -> None:
     select.select([], [], [], 0.1 if asked else 0)  # faulthandler answers within microseconds of CPU time
     for name, pid, stack_file in asked:
         stack = os.pread(stack_file, 65536, 0).decode(errors="replace")
+        os.ftruncate(stack_file, 0)  # should it crash later, this is not the stack of its crash
+        os.lseek(stack_file, 0, os.SEEK_SET)
         log.info("worker.stack", worker=name, pid=pid, stack=stack or "(no answer: it waits in the kernel)")
 
 

@@ -56,15 +56,18 @@ def _take_lock(name: str, url: str, prefix: str) -> int:
     folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"millstream-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     digest = hashlib.sha256(f"{url}\0{prefix}\0{name}".encode()).hexdigest()[:24]
-    descriptor = os.open(folder / f"{digest}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    path = folder / f"{digest}.lock"
     deadline = time.monotonic() + LOCK_PATIENCE
     while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
+            if path.exists() and os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                return descriptor
+            os.close(descriptor)  # somebody has cleaned the folder: lock the file that is there now
         except BlockingIOError:
+            os.close(descriptor)
             if time.monotonic() > deadline:
-                os.close(descriptor)
                 raise NameTaken(
                     f"a supervisor named {name!r} runs on this machine already; "
                     "give this one another name: supervisor.name or MILLSTREAM_SUPERVISOR__NAME"

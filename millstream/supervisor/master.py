@@ -36,6 +36,9 @@ SHORT_TICK = 0.03
 INTERRUPT_LEAD = 2.0
 """Seconds before the end of a drain at which running jobs are interrupted."""
 
+BOOT_LIMIT = 120.0
+"""Seconds that a worker may take to import the application and to run its start hooks."""
+
 SETTLE_PATIENCE = 1.5
 """Seconds that maintenance has to settle the last deaths when we stop."""
 
@@ -83,7 +86,7 @@ class Supervisor:
         self._slots: list[Slot] = []
         self._maintenance: int | None = None
         self._maintenance_started = 0.0
-        self._maintenance_backoff = Backoff()
+        self._maintenance_backoff = Backoff(longest=min(2.0, plan.lease / 8))
         self._maintenance_not_before = 0.0
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
@@ -139,7 +142,9 @@ class Supervisor:
         words[Word.STATE] = RecordState.DEAD
         self._wake_maintenance()
         slot.process = None
-        planned = ending.clean or words[Word.CAUSE] in (Cause.DRAIN, Cause.CANCEL)
+        told = slot.retiring or words[Word.ORDER] == Order.DRAIN
+        useful = ending.clean and (told or words[Word.DONE] > 0)  # else: worn out before its first job
+        planned = useful or words[Word.CAUSE] in (Cause.DRAIN, Cause.CANCEL)
         log.log(
             20 if planned else 40,
             "worker.exited",
@@ -259,6 +264,12 @@ class Supervisor:
             memory.enforce(self._slots, self._memory_limits)
         if self._stage is Stage.DRAINING:
             self._enforce_drain(now)
+        for slot in self._slots:
+            process = slot.process
+            if process and not process.ready and now - process.started - self._gaps.since(process.started) > BOOT_LIMIT:
+                log.error("worker.boot_timeout", worker=slot.name, pid=process.pid, seconds=BOOT_LIMIT)
+                process.record.words[Word.CAUSE] = Cause.BOOT
+                process.kill_group()
 
     def _enforce_drain(self, now: float) -> None:
         for slot in self._slots:
@@ -299,6 +310,7 @@ class Supervisor:
             return
         now = time.monotonic()
         for group in self._plan.groups:
+            self._board.header[Header.TARGETS + group.index] = self._targets[group.name]
             self._judge_intensity(group, now)
             self._match_target(group)
             for slot in self._slots_of(group):

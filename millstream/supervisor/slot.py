@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass
 
 from millstream.protocol.scoreboard import Cause, Interrupt, Order, Record, Word
 from millstream.supervisor.restart import Backoff
+
+STOP_PATIENCE = 0.01
+"""Seconds to wait for a process to stop; one that hangs in the kernel may take for ever."""
+
+_STOP_OR_EXIT = os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 
 @dataclass
@@ -19,10 +25,11 @@ class Process:
     record: Record
     stack_file: int
     started: float
-    interrupted: tuple[int, Interrupt] = (0, Interrupt.NONE)
+    interrupted: int = 0  # the run that was interrupted last
     interrupted_at: float = 0.0
+    stopping: int = 0  # the run that was cancelled, or has lost its lease
+    stopping_since: float = 0.0
     dumped_run: int = 0
-    lost: list[float] = field(default_factory=list)
 
     @property
     def ready(self) -> bool:
@@ -54,7 +61,7 @@ class Process:
         words[Word.INTERRUPT_RUN] = 0
         words[Word.INTERRUPT] = kind
         words[Word.INTERRUPT_RUN] = run
-        self.interrupted, self.interrupted_at = (run, kind), now
+        self.interrupted, self.interrupted_at = run, now
         self.signal(signal.SIGUSR2)
 
     def request_stack(self) -> None:
@@ -73,12 +80,9 @@ class Process:
         A process that cannot be stopped at once is let go on: the caller comes back at its next tick.
         """
         self.signal(signal.SIGSTOP)
-        state = None
-        for _ in range(2000):
-            state = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if state is not None:
-                break
-            os.sched_yield()
+        deadline = time.monotonic() + STOP_PATIENCE
+        while (state := os.waitid(os.P_PID, self.pid, _STOP_OR_EXIT)) is None and time.monotonic() < deadline:
+            time.sleep(0)
         if state is not None and state.si_code == os.CLD_STOPPED and self.record.running == run:
             return True
         self.signal(signal.SIGCONT)

@@ -24,14 +24,17 @@ from millstream.protocol.errors import (
     Snooze,
 )
 from millstream.protocol.payload import checked_size, encode
-from millstream.protocol.policy import policy_for, seconds
+from millstream.protocol.policy import Retry, policy_for, seconds
 from millstream.protocol.registry import Job
 from millstream.protocol.transitions import Kind, Outcome
 from millstream.worker.context import CurrentJob, set_current_job
-from millstream.worker.rows import error_of, run_row
+from millstream.worker.rows import error_of, run_row, text_of
 from millstream.worker.signals import Signals
 
 log = structlog.get_logger("millstream.worker")
+
+LONGEST_TTL = 10 * 365 * 86400.0
+"""Seconds; Redis refuses an expiry that is beyond its range of milliseconds."""
 
 KEEP_GENERATED_ID = 300.0
 """Seconds for which a generated id stays taken after its job's end, so that an enqueue can be sent again."""
@@ -56,6 +59,13 @@ class Run:
         return self.entry.attempt + 1
 
 
+def attempts_of(job: Job[..., Any], entry: Entry, policy: Retry | None = None) -> int:
+    """How often a job may run: by its policy, or fewer times where the one who enqueued it said so."""
+    allowed = (policy or job.retry[0]).attempts
+    asked = entry.options.get("attempts")
+    return min(allowed, asked) if isinstance(asked, int) and asked > 0 else allowed
+
+
 class Execution:
     """Calls handlers, and turns what they return or raise into outcomes."""
 
@@ -67,7 +77,11 @@ class Execution:
     def run(self, run: Run) -> Outcome | None:
         """Run the handler; None where nothing is to be recorded because the delivery was taken from us."""
         self._call(run)
-        return self._outcome(run)
+        try:
+            return self._outcome(run)
+        except Exception as error:  # what it raised or returned cannot be carried out as asked
+            run.error = error
+            return self._dead(run, "error")
 
     def close(self) -> None:
         """Close the event loop of async handlers, if there was one."""
@@ -114,7 +128,7 @@ class Execution:
             case JobInterrupted():
                 return self._outcome_of(run, Kind.RELEASE, 0, b"")
             case Snooze():
-                return self._outcome_of(run, Kind.RELEASE, max(1, int(error.seconds * 1000)), b"")
+                return self._outcome_of(run, Kind.RELEASE, max(1, int(seconds(error.seconds) * 1000)), b"")
             case CancelRequested():
                 return self._final(run, Kind.CANCELLED, "cancelled")
             case Discard():
@@ -143,7 +157,7 @@ class Execution:
         policy = policy_for(run.job.retry, error)
         if policy is not None and policy.discard_on and isinstance(error, policy.discard_on):
             return self._final(run, Kind.DISCARDED, cause)
-        if policy is None or run.attempt >= min(policy.attempts, run.entry.options.get("attempts", policy.attempts)):
+        if policy is None or run.attempt >= min(policy.attempts, attempts_of(run.job, run.entry, policy)):
             return self._dead(run, cause)
         asked = error.delay if isinstance(error, RetryLater) else None
         delay = policy.delay_after(run.attempt, error) if asked is None else seconds(asked)
@@ -175,7 +189,9 @@ class Execution:
 
     def _keep(self, run: Run) -> int:
         """Milliseconds for which the record outlives the job."""
-        return int(1000 * max(run.job.result_ttl, run.entry.options.get("keep", KEEP_GENERATED_ID)))
+        keep = run.entry.options.get("keep")
+        keep = float(keep) if isinstance(keep, (int, float)) else KEEP_GENERATED_ID
+        return int(1000 * min(LONGEST_TTL, max(run.job.result_ttl, keep)))
 
     def _outcome_of(self, run: Run, kind: Kind, number: int, row: bytes) -> Outcome:
         return Outcome(run.entry.ref, run.entry.id, kind, number, row)
@@ -189,5 +205,5 @@ class Execution:
             "attempt": run.attempt,
             "run": run.entry.run,
             "cause": cause,
-            "error": f"{type(error).__name__}: {error}"[:200],
+            "error": f"{type(error).__name__}: {text_of(error)}"[:200] if error else "",
         }

@@ -76,6 +76,10 @@ class Fetcher:
         self._join()
         order = self._order() if fetch else []
         first = order[0] if order else None
+        if self._uncertain and outcomes:
+            # What we hold is read only when this is settled: else an entry that was run could be delivered again.
+            self._judge(outcomes, self._run([self._settle_call(queue, outcomes)])[0])
+            outcomes = ()
         calls: list[Call[Any]] = []
         if outcomes:
             calls.append(self._settle_call(queue, outcomes))
@@ -109,6 +113,7 @@ class Fetcher:
             return self._blocking_read(open_queues)
         except MillstreamError:
             self._uncertain, self._blocking_id = True, 0
+            self._blocking.close()  # a reply may still be under way on it
             raise
         finally:
             self._record.words[Word.IDLE] = 0

@@ -15,7 +15,7 @@ from millstream.protocol.errors import MillstreamError
 from millstream.protocol.registry import DEFAULT_TIMEOUT, Job
 from millstream.protocol.scoreboard import Record, Word
 from millstream.protocol.transitions import Outcome
-from millstream.worker.execution import Execution, Run
+from millstream.worker.execution import Execution, Run, attempts_of
 from millstream.worker.fetcher import Delivery, Fetcher
 from millstream.worker.outbox import Outbox
 from millstream.worker.refusals import malformed, unknown_job
@@ -118,7 +118,7 @@ class Worker:
         if entry.alone and not self._fetcher.mark(queue, entry.id, entry.ref):
             batch.next += 1
             return True
-        run = Run(self._run + 1, entry, job, self._server_time(batch), job.retry[0].attempts)
+        run = Run(self._run + 1, entry, job, self._server_time(batch), attempts_of(job, entry))
         self._announce(run, batch)
         if self._words[Word.REVOKED] == batch.number:
             self._words[Word.RUN] = 0
@@ -155,6 +155,7 @@ class Worker:
                 self._run += 1  # a refusal is no run, but its outcome needs a number of its own
             fits = self._outbox.post(self._run, outcome)
             if not fits:
+                self._words[Word.HARD] = self._words[Word.SOFT] = 0  # the run is over, however long this takes
                 self._settle_now()
         self._words[Word.DONE] += 1
         self._words[Word.RUN] = 0

@@ -61,13 +61,24 @@ def error_of(error: BaseException, cause: str = "error") -> dict[str, Any]:
     frames = error.__traceback__
     while frames is not None and "/millstream/worker/" in frames.tb_frame.f_code.co_filename:
         frames = frames.tb_next
-    text = "".join(traceback.format_exception(type(error), error, frames))
+    try:
+        text = "".join(traceback.format_exception(type(error), error, frames))
+    except Exception as problem:  # an exception whose own text cannot be made
+        text = f"{type(error).__name__}, whose traceback cannot be formatted: {type(problem).__name__}"
     return {
         "type": type(error).__name__,
-        "message": _printable(str(error), MESSAGE_LIMIT),
+        "message": _printable(text_of(error), MESSAGE_LIMIT),
         "traceback": _printable(text, TRACEBACK_LIMIT),
         "cause": cause,
     }
+
+
+def text_of(error: BaseException) -> str:
+    """An exception's message, also where its ``__str__`` raises."""
+    try:
+        return str(error)
+    except Exception as problem:
+        return f"(its text cannot be made: {type(problem).__name__})"
 
 
 def _printable(text: str, limit: int) -> str:

@@ -7,6 +7,7 @@ stack, in C, whether or not the GIL is free. INT: nothing; Ctrl-C reaches the wh
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import select
 import signal
@@ -23,6 +24,21 @@ _INTERRUPTIONS: dict[int, tuple[type[Interruption], str]] = {
 }
 
 
+_UNHEEDED = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTTIN, signal.SIGTTOU, signal.SIGTSTP)
+
+
+def _unheeded(number: int, frame: FrameType | None) -> None:
+    """Do nothing. Not SIG_IGN: that one would be inherited by the programs that handlers start."""
+
+
+def _leave_to_the_child() -> None:
+    """In a process that a handler forks (multiprocessing): our signals are not its own."""
+    signal.set_wakeup_fd(-1)
+    faulthandler.unregister(signal.SIGUSR1)
+    for number in (*_UNHEEDED, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Signals:
     """Notes what the supervisor wants; wakes whoever sleeps in :meth:`sleep` or polls ``wakeup``."""
 
@@ -37,15 +53,9 @@ class Signals:
     def install(self) -> None:
         """Take over from whatever the parent had installed; the signals stay blocked, as they were for the fork."""
         signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
-        for number in (
-            signal.SIGINT,
-            signal.SIGHUP,
-            signal.SIGQUIT,
-            signal.SIGTTIN,
-            signal.SIGTTOU,
-            signal.SIGTSTP,
-        ):
-            signal.signal(number, signal.SIG_IGN)
+        for number in _UNHEEDED:
+            signal.signal(number, _unheeded)
+        os.register_at_fork(after_in_child=_leave_to_the_child)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._on_term)

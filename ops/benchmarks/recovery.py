@@ -66,9 +66,7 @@ class Trial:
         interrupted = [run for run in self._runs() if run.pid == victim and run.end is None]
         if not interrupted:
             return None
-        again = wait_until(
-            lambda: self._run_after(interrupted[-1]), 10.0, lambda: f"run after {interrupted[-1]}", 0.1
-        )
+        again = wait_until(lambda: self._run_after(interrupted[-1]), 10.0, lambda: f"run after {interrupted[-1]}", 0.1)
         return (again.begin - at) / 1e6
 
     def _runs(self) -> list[Run]:

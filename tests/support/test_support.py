@@ -45,9 +45,7 @@ def test_a_paused_server_does_not_answer(start_server: StartServer) -> None:
         assert client.ping()
 
 
-def test_the_proxy_loses_one_reply_after_its_execution(
-    proxy: Proxy, redis: redis_py.Redis, prefix: str
-) -> None:
+def test_the_proxy_loses_one_reply_after_its_execution(proxy: Proxy, redis: redis_py.Redis, prefix: str) -> None:
     key = prefix + "queues"
     with client_of(proxy.url) as client:
         assert client.sadd(key, "before") == 1

@@ -31,9 +31,7 @@ def wait_until(
         time.sleep(interval)
 
 
-def stays(
-    predicate: Callable[[], object], seconds: float, describe: str = "", interval: float = 0.01
-) -> None:
+def stays(predicate: Callable[[], object], seconds: float, describe: str = "", interval: float = 0.01) -> None:
     """Assert that `predicate` stays true for `seconds`; for claims that something does not happen."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -108,8 +108,8 @@ local function bury(job, ref, row)
   redis.call('PEXPIRE', record, DEAD_TTL)
   redis.call('ZADD', dead, now, job.id)
   while redis.call('ZCARD', dead) > DEAD_CAP do
-    local oldest = redis.call('ZPOPMIN', dead)
-    redis.call('DEL', records .. oldest[1])
+    local oldest = records .. redis.call('ZPOPMIN', dead)[1]
+    if redis.call('HGET', oldest, 'state') == 'dead' then redis.call('DEL', oldest) end
   end
   redis.call('LPUSH', history, job.id)
   redis.call('LTRIM', history, 0, HISTORY_CAP - 1)

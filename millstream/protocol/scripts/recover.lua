@@ -5,10 +5,12 @@
 -- KEYS: as in _keys.lua
 -- ARGV: 1 letter of the stream, 2 cursor ("-" at first), 3 how many to look at, 4 lease in ms of an unknown owner,
 --       5 instance that is known to be gone ("" for none: its entries need not wait), 6 crashes before a job is
---       dead, 7 delay in ms after its second crash, 8 row of the dead letter
+--       dead, 7 delay in ms after its second crash, 8 row of the dead letter, 9 server time in ms after which this
+--       call must do nothing: it was held up, and owners could not renew meanwhile; 10 only the gone instance (1)
 -- Returns {next cursor ("" at the end), how many were recovered, how many became dead}.
 -- include: _keys.lua
 -- include: _moves.lua
+if now > tonumber(ARGV[9]) then return {'', 0, 0} end
 local letter, cursor, count = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local stream, recovered, died = streams[letter], 0, 0
 local rows = redis.call('XPENDING', stream, GROUP, cursor, '+', count)
@@ -16,6 +18,7 @@ local rows = redis.call('XPENDING', stream, GROUP, cursor, '+', count)
 local function lease_of(consumer)
   local instance = string.match(consumer, '^[^:]*')
   if ARGV[5] ~= '' and instance == ARGV[5] then return 0 end
+  if ARGV[10] == '1' then return math.huge end
   return tonumber(redis.call('HGET', owners, instance) or ARGV[4])
 end
 

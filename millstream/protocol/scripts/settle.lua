@@ -39,6 +39,8 @@ local function move(ref, id, kind, number, row)
   if not job then return end -- deleted while pending: only the acknowledgement is left to do
   job.id = id
   if kind == 'dead' then
+    local owner = redis.call('HGET', records .. id, 'entry')
+    if owner and owner ~= ref then job.id = id .. ':' .. ref end -- garbage that carries another job's id
     if number == 1 then
       job.env, job.run, job.crashes = nil, 1, 0
     else
@@ -52,6 +54,7 @@ local function move(ref, id, kind, number, row)
   -- The last few, because a replay may come after the next delivery has been settled too.
   local before = string.match(redis.call('HGET', records .. id, 'settled') or '', '^%S+ ?%S*')
   redis.call('HSET', records .. id, 'settled', before and ref .. ' ' .. before or ref)
+  if kind ~= 'unknown' then redis.call('HDEL', records .. id, 'unknown') end
   job.run = job.run + 1
   if kind == 'retry' then
     remember(id, row)
@@ -90,10 +93,10 @@ for i = 3, #ARGV, 5 do
   elseif TERMINAL[kind] then
     local record = records .. id
     local reply = redis.pcall('HSET', record, 'state', kind, 'out', row) -- `entry` names this delivery already
-    if type(reply) == 'table' and reply.err then
+    if type(reply) ~= 'table' then reply = redis.pcall('PEXPIRE', record, number) end
+    if type(reply) == 'table' then
       code = reply.err
     else
-      redis.call('PEXPIRE', record, number)
       ended[#ended + 1] = id
       if waited then notify(id) end
     end

@@ -13,8 +13,8 @@ import orjson
 import structlog
 
 from millstream.protocol import control, transitions
-from millstream.protocol.errors import MillstreamError
-from millstream.protocol.keys import STREAMS, QueueKeys
+from millstream.protocol.errors import MillstreamError, Unavailable
+from millstream.protocol.keys import SCHEMA, STREAMS, QueueKeys
 from millstream.protocol.link import Link, NoGroup
 from millstream.protocol.scoreboard import Header, RecordState, Scoreboard, Word
 from millstream.supervisor.maintenance.heartbeat import heartbeat
@@ -29,6 +29,12 @@ BEAT = 2.0
 """Seconds between two heartbeats, unless a quarter of the lease is shorter."""
 
 PRUNE_EVERY = 60.0
+
+FORGET_HOST = 86400.0
+"""Seconds after its last beat at which a host that vanished is taken off the registry."""
+
+LOOK_AT_DUE = 5.0
+"""Seconds after which `due` is looked at again, whatever was said of the next job: a message may get lost."""
 
 LEASE_EXPIRED = orjson.dumps(
     {
@@ -57,12 +63,15 @@ class Duties:
         self._next_due: dict[str, float] = {}
         self._failures = 0
         self._sweep_from = 0.0
+        self._clock: float | None = None  # the server's clock (s) minus ours, at the last sweep
+        self._swept = 0.0
         self._timers: dict[str, float] = {}
 
     def run(self) -> None:
         """Do what is to be done until :meth:`stop`."""
         while not self._stopping.is_set():
             try:
+                self._begin_to_listen()
                 self._every("beat", min(BEAT, self._plan.lease / 4), self._beat)
                 self._promote()
                 self._every("recover", self._recovery_interval(), self._recover)
@@ -110,9 +119,11 @@ class Duties:
                 self._board.header[Header.NAME_LOST] = 1
 
     def _join_if_needed(self) -> None:
+        """Enter what a server that lost its data would not know."""
         calls = [transitions.join(keys, self._plan.instance, self._plan.lease) for keys in self._plan.queue_keys]
-        if calls:
-            self._link.run_many(calls)
+        self._link.run_many(calls)
+        self._link.execute("SADD", self._plan.keys.queues, *self._plan.queues)
+        self._link.execute("SET", self._plan.keys.schema, SCHEMA, "NX")
 
     def _promote(self) -> None:
         """Queue what is due; remember when the next is."""
@@ -123,7 +134,7 @@ class Duties:
         for keys, (promoted, wait) in zip(
             asked, self._link.run_many(list(map(transitions.promote, asked))), strict=True
         ):
-            self._next_due[keys.queue] = now + (wait / 1000 if wait >= 0 else LISTEN)
+            self._next_due[keys.queue] = now + (min(wait / 1000, LOOK_AT_DUE) if wait >= 0 else LISTEN)
             if promoted:
                 log.debug("jobs.promoted", queue=keys.queue, count=promoted)
 
@@ -132,13 +143,37 @@ class Duties:
 
     def _recover(self) -> None:
         """Give back what others hold past their lease; what our own dead tree held, at once."""
-        if time.monotonic() < self._sweep_from:
-            return  # Redis was away: owners get a lease's time to renew first
+        server = self._server_time()
+        patient = self._must_wait(server)
+        if patient and not self._plan.gone:
+            return
         for keys in self._plan.queue_keys:
             for stream in STREAMS:
-                self._sweep(keys, stream)
+                self._sweep(keys, stream, not_after=int((server + self._plan.lease / 4) * 1000), only_gone=patient)
 
-    def _sweep(self, keys: QueueKeys, stream: str) -> None:
+    def _must_wait(self, server: float) -> bool:
+        """Whether owners get a lease's time to renew first: they could not lately, or the clock has jumped."""
+        now = time.monotonic()
+        if self._clock is None:
+            young = self._server_uptime() < self._plan.lease
+            held_up = young
+        else:
+            jumped = abs(server - now - self._clock) > self._plan.lease / 8
+            held_up = jumped or now - self._swept > max(5.0, self._plan.lease / 4)
+        self._clock, self._swept = server - now, now
+        if held_up:
+            self._sweep_from = now + self._plan.lease
+        return now < self._sweep_from
+
+    def _server_time(self) -> float:
+        seconds, micros = self._link.execute("TIME")
+        return int(seconds) + int(micros) / 1e6
+
+    def _server_uptime(self) -> float:
+        lines = self._link.execute("INFO", "server").decode(errors="replace").splitlines()
+        return float(next((line.split(":")[1] for line in lines if line.startswith("uptime_in_seconds:")), "1e9"))
+
+    def _sweep(self, keys: QueueKeys, stream: str, *, not_after: int, only_gone: bool) -> None:
         """One step of a sweep; the cursor stays, so that a long list of pending entries is reached to its end."""
         group = next(group for group in self._plan.groups if keys.queue in group.queues)
         call = transitions.recover(
@@ -149,6 +184,8 @@ class Duties:
             gone=self._plan.gone,
             crash_limit=group.crash_limit,
             crash_delay=group.crash_delay,
+            not_after=not_after,
+            only_gone=only_gone,
         )
         step = self._link.run(call)
         self._cursors[keys.queue, stream] = step.cursor
@@ -163,11 +200,16 @@ class Duties:
 
     def _prune(self) -> None:
         """Delete the empty consumers of instances that beat no more."""
-        hosts = self._link.execute("HGETALL", self._plan.keys.hosts)
-        alive = []
-        for beat in hosts[1::2]:
+        now, hosts = self._server_time(), self._link.execute("HGETALL", self._plan.keys.hosts)
+        alive: list[str] = []
+        for name, beat in zip(hosts[::2], hosts[1::2], strict=True):
             try:
-                alive.append(orjson.loads(beat)["instance"])
+                host = orjson.loads(beat)
+                age = now - host["at"] / 1000
+                if age < host["lease"]:
+                    alive.append(host["instance"])
+                elif age > FORGET_HOST:
+                    self._link.execute("HDEL", self._plan.keys.hosts, name)
             except (orjson.JSONDecodeError, KeyError, TypeError):
                 continue
         own = [
@@ -184,17 +226,17 @@ class Duties:
         """For ``--burst``: say when no job waits, runs or is due."""
         left = 0
         for keys in self._plan.queue_keys:
-            commands = [("XLEN", name) for name in (*keys.streams, keys.held)]
-            left += sum(self._link.execute_many([*commands, ("ZCARD", keys.due)]))
+            left += sum(self._link.execute("XLEN", name) for name in (*keys.streams, keys.held))
+            left += self._link.execute("ZCARD", keys.due)
         self._board.header[Header.NOTHING_LEFT] = int(left == 0)
 
     def _listen(self) -> None:
         """Wait for messages, for the next due job, or for a second."""
-        wait = min([LISTEN, *(due - time.monotonic() for due in self._next_due.values())])
+        wait = min([LISTEN, *(at - time.monotonic() for at in (*self._next_due.values(), *self._timers.values()))])
         streams = {keys.control: keys for keys in self._plan.queue_keys}
         if wait < 0.001 or not streams:
             return
-        ids = [self._heard.get(name) or self._last_message(name) for name in streams]
+        ids = [self._heard[name] for name in streams]
         reply = self._ears.execute("XREAD", "COUNT", 100, "BLOCK", max(1, int(wait * 1000)), "STREAMS", *streams, *ids)
         for name, messages in reply or ():
             keys = streams[name.decode()]
@@ -202,10 +244,12 @@ class Duties:
                 self._heard[keys.control] = message_id.decode()
                 self._obey(keys, dict(zip(fields[::2], fields[1::2], strict=True)))
 
-    def _last_message(self, name: str) -> str:
-        last = self._ears.execute("XREVRANGE", name, "+", "-", "COUNT", 1)
-        self._heard[name] = last[0][0].decode() if last else "0-0"
-        return self._heard[name]
+    def _begin_to_listen(self) -> None:
+        """Note where the control streams end, before the first duty: nothing that is said from then on is missed."""
+        for keys in self._plan.queue_keys:
+            if keys.control not in self._heard:
+                last = self._ears.execute("XREVRANGE", keys.control, "+", "-", "COUNT", 1)
+                self._heard[keys.control] = last[0][0].decode() if last else "0-0"
 
     def _obey(self, keys: QueueKeys, message: dict[bytes, bytes]) -> None:
         match message.get(b"kind"):
@@ -228,9 +272,15 @@ class Duties:
 
     def _every(self, name: str, interval: float, duty: Callable[[], Any]) -> None:
         now = time.monotonic()
-        if now >= self._timers.get(name, 0.0):
-            self._timers[name] = now + interval
+        if now < self._timers.get(name, 0.0):
+            return
+        self._timers[name] = now + interval
+        try:
             duty()
+        except Unavailable:
+            raise
+        except MillstreamError as error:  # an error reply to this duty: the others are not to suffer for it
+            log.error("maintenance.duty_failed", duty=name, error=str(error))
 
     def _wait_for_redis(self, error: MillstreamError) -> None:
         if self._failures == 0:

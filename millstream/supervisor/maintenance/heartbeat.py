@@ -25,7 +25,10 @@ def heartbeat(plan: Plan, board: Scoreboard) -> bytes:
         {
             **identity(plan),
             "state": phase.name.lower(),
-            "groups": {group.name: {"queues": group.queues, "target": group.processes} for group in plan.groups},
+            "groups": {
+                group.name: {"queues": group.queues, "target": board.header[Header.TARGETS + group.index]}
+                for group in plan.groups
+            },
             "workers": [_worker(record, plan) for record in board.in_state(RecordState.ALIVE)],
         }
     )

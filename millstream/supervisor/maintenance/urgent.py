@@ -103,11 +103,12 @@ class Urgent:
         if now - self._board.header[Header.SUPERVISOR_TICK] / 1e9 > SUPERVISOR_SILENT:
             return
         for record in self._board.in_state(RecordState.ALIVE):
+            self._board.header[Header.MAINTENANCE_TICK] = time.monotonic_ns()
             self._renew(record, now)
         self._renewed = now
 
     def _renew(self, record: Record, now: float) -> None:
-        refs, run, index = record.held, record.running, record.words[Word.INDEX]
+        run, refs, index = record.running, record.held, record.words[Word.INDEX]  # the run first: it can only be over
         hard = record.words[Word.HARD] / 1e9
         if not refs or (run and hard and now > hard + self._plan.lease):
             return  # nobody has killed it in time: let the lease go
@@ -126,6 +127,7 @@ class Urgent:
         for record in self._board.in_state(RecordState.DEAD):
             words = record.words
             if words[Word.SETTLED] != words[Word.INCARNATION]:
+                self._board.header[Header.MAINTENANCE_TICK] = time.monotonic_ns()
                 self._settle_death(record, uncounted=uncounted)
                 words[Word.SETTLED] = words[Word.INCARNATION]
 

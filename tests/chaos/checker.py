@@ -49,9 +49,8 @@ class History:
     def excused(self, run: Run) -> bool:
         """Whether our own doing took this run's outcome: its process was killed, or lost its leases."""
         killing = self.killed.get(run.pid)
-        if killing is not None and run.begin <= killing.at + KILL_SLACK:
-            if run.end is None or run.end >= killing.at - killing.slack:
-                return True
+        if killing is not None and run.begin <= killing.at + KILL_SLACK and run.lasted(killing.at - killing.slack):
+            return True
         end = run.end if run.end is not None else run.begin
         return any(run.pid in w.pids and run.begin <= w.end and end >= w.begin for w in self.windows)
 

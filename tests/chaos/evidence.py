@@ -31,6 +31,10 @@ class Run:
     end: int | None = None
     mark: Mark = Mark.BEGIN
 
+    def lasted(self, moment: int) -> bool:
+        """Whether it had not ended before this moment."""
+        return self.end is None or self.end >= moment
+
     @property
     def completed(self) -> bool:
         """Whether the handler returned."""

@@ -33,6 +33,7 @@ def run_scenario(name: str, seed: str, seconds: float, kind: Kind = Kind.VALKEY)
     folder = Path(tempfile.mkdtemp(prefix="ms-chaos-"))
     problems, facts = _break_and_check(name, folder, seed, seconds, kind)
     if problems:
+        (folder / "problems").write_text("\n".join(problems))
         problems.append(f"logs and evidence are kept in {folder}")
     else:
         shutil.rmtree(folder)

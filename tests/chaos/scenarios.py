@@ -168,7 +168,9 @@ def everything(world: World) -> None:
     world.start_producer(*USUAL * 8, "poison", pace=0.02)
     for _ in world.steps(0.2, 0.6):
         _lose_reply(world)
-        world.rng.choice(faults)(world, world.hosts[world.rng.choice("ab")])
+        fault, host = world.rng.choice(faults), world.hosts[world.rng.choice("ab")]
+        world.note(fault.__name__.strip("_"), host)
+        fault(world, host)
 
 
 def _kill_supervisor_and_restart(world: World, host: Supervised) -> None:

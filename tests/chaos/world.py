@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -127,6 +128,12 @@ class World:
             yield
 
     # --- faults, each of them recorded
+
+    def note(self, fault: str, host: Supervised | None = None) -> None:
+        """Write down what is about to be broken, for whoever reads the logs of a failure."""
+        where = f" {host.folder.name} {host.pid}" if host else ""
+        with (self.folder / "faults").open("a") as lines:
+            lines.write(f"{datetime.now(UTC).isoformat()} {time.monotonic_ns()} {fault}{where}\n")
 
     def kill_worker(self, pid: int) -> None:
         """SIGKILL one worker: what it had finished outlives it."""

@@ -92,7 +92,7 @@ def test_it_listens_on_a_private_socket_only_and_keeps_everything(data: Path, st
     assert os.getsid(server.pid) == server.pid  # Ctrl-C on the terminal does not reach it
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
 def test_data_survives_its_end(data: Path, started: list[int], signum: signal.Signals) -> None:
     server = start(data, started)
     with client(data) as connection:
@@ -160,7 +160,7 @@ def test_the_next_one_takes_over_while_the_last_one_is_still_ending(data: Path, 
     first = start(data, started)
     assert first.pid is not None
     os.kill(first.pid, signal.SIGSTOP)
-    os.kill(first.pid, signal.SIGTERM)
+    os.kill(first.pid, signal.SIGINT)
     wake = threading.Timer(0.3, os.kill, (first.pid, signal.SIGCONT))
     wake.start()
     second = start(data, started)

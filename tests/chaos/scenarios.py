@@ -120,18 +120,18 @@ def restart_server(world: World) -> None:
     """The server goes away (TERM or SIGKILL) and returns; the same processes resume within 5 s of that."""
     host = world.start_host("a")
     world.start_producer(*CALM)
-    for _ in world.steps(0.5, 1.5):
-        _restart_server(world, host)
-
-
-def _restart_server(world: World, host: Supervised) -> None:
     wait_until(lambda: len(host.workers()) == 2, 5.0, "two workers")
     before = sorted(host.workers())
+    for _ in world.steps(0.5, 1.5):
+        _restart_server(world, host)
+        assert sorted(host.workers()) == before, f"workers were replaced: {before} -> {host.workers()}"
+
+
+def _restart_server(world: World, _host: Supervised) -> None:
     world.rng.choice([world.server.stop, world.server.kill9])()
     time.sleep(world.rng.uniform(0.1, 2.0))
     world.server.start()
     _wait_work(world)
-    assert sorted(host.workers()) == before, f"workers were replaced: {before} -> {host.workers()}"
 
 
 def _wait_work(world: World) -> None:

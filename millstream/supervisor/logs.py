@@ -17,6 +17,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from millstream.protocol.errors import ConfigError
 from millstream.supervisor.redaction import MASK, is_secret, redact
+from millstream.worker.context import running_job
 
 FORMATS = ("auto", "console", "json")
 LEVELS = ("debug", "info", "warning", "error")
@@ -64,10 +65,20 @@ def _choice(variable: str, value: str, choices: tuple[str, ...]) -> str:
 def _shared() -> list[Processor]:
     return [
         structlog.contextvars.merge_contextvars,
+        _job,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
+
+
+def _job(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Say for which job a line was written; looked up here, so that a job that logs nothing pays nothing."""
+    job = running_job()
+    if job is not None:
+        facts = {"job": job.id, "name": job.name, "queue": job.queue, "attempt": job.attempt, "run": job.run}
+        return {**facts, **event}
+    return event
 
 
 def _renderer(form: str, output: TextIO) -> list[Processor]:

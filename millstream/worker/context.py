@@ -24,8 +24,13 @@ class CurrentJob:
     headers: dict[str, str]
 
     def log(self, line: str) -> None:
-        """Write a line to the log, with the job's id."""
-        structlog.get_logger("millstream.job").info("job.log", job=self.id, name=self.name, line=line)
+        """Write a line to the log; as any line that a handler logs, it carries the job's id, name and run."""
+        structlog.get_logger("millstream.job").info("job.log", line=line)
+
+
+def running_job() -> CurrentJob | None:
+    """The job that this code runs for, None outside of one."""
+    return _current.get()
 
 
 def current_job() -> CurrentJob:

@@ -90,16 +90,13 @@ class Fetcher:
             self._judge(outcomes, replies[0])
         if first is None:
             return None
-        uncertain, self._uncertain = self._uncertain, False
         delivery = self._delivered(first, replies[-1])
         for index in order[1:]:
             if delivery is not None:
-                # Another queue may still hold what a lost reply delivered.
-                self._uncertain = uncertain
-                return delivery
-            self._uncertain = uncertain
+                break
             delivery = self._delivered(index, self._run([self._fetch_call(index)])[0])
-            self._uncertain = False
+        if delivery is None:
+            self._uncertain = False  # only now: until then there may be more that we hold, of this queue or another
         return delivery
 
     def wait_for_work(self) -> Delivery | None:

@@ -50,8 +50,10 @@ def _run_among_others(mill: StartMill, draft: Draft, word: str) -> tuple[Mill, J
     drafts = [program.noop.job(number) for number in range(300)]
     handles = running.app.enqueue_many([*drafts[:150], draft, *drafts[150:]])
     running.up.send(signal.SIGCONT)
+    running.wait_for(word)
+    # At once, by the death itself: the second look at what a dead worker may hold comes only after 4 s.
+    running.wait_for("noop", count=300, timeout=3.5)
     wait_until(lambda: handles[150].status() is State.DEAD, 20.0, running.up.log)
-    running.wait_for("noop", count=300)
     wait_until(lambda: all(handle.status() is State.COMPLETED for handle in handles[151:]), 10.0)
     return running, handles[150].info()
 

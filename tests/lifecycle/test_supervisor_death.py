@@ -35,6 +35,20 @@ def _alive(process: psutil.Process) -> bool:
     return lives(process.pid)
 
 
+@pytest.mark.leaves_jobs
+def test_workers_die_with_their_parent_even_without_maintenance(mill: StartMill) -> None:
+    running = mill(processes=2)
+    program.until.enqueue("job", "go")
+    running.wait_for("start", "job")
+    family, maintenance = running.up.tree(), running.up.maintenance()
+    assert maintenance
+    os.kill(maintenance, signal.SIGSTOP)
+    os.kill(running.up.pid, signal.SIGKILL)
+    os.kill(maintenance, signal.SIGKILL)
+    wait_until(lambda: not any(map(_alive, family)), 2.0, lambda: str([p for p in family if _alive(p)]))
+    running.up.wait()
+
+
 def test_a_new_supervisor_recovers_at_once(mill: StartMill) -> None:
     running = mill(supervisor="lease = 30")
     handle = program.until.enqueue("job", "go")

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from millstream import JobInterrupted, JobTimeout, Millstream, Retry, current_job
+from millstream import CancelRequested, JobInterrupted, JobTimeout, Millstream, Retry, current_job
 
 app = Millstream()
 
@@ -142,6 +142,16 @@ def interrupted(name: str) -> None:
         note("interrupted", name)
         raise
     note("end", name, os.getpid(), current_job().run)
+
+
+@app.job(retry=Retry(attempts=5, delay=0.05))
+def stubborn() -> None:
+    """Answer a cancellation with a failure that would be retried."""
+    note("start", "stubborn")
+    try:
+        wait_for_file("go")
+    except CancelRequested:
+        raise ValueError("no") from None
 
 
 @app.job

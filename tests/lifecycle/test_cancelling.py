@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from typing import Any
@@ -75,4 +76,27 @@ def test_cancel_a_job_that_waits_in_a_batch(mill: StartMill) -> None:
     running.touch("go")
     running.wait_for("noop", 1001)
     assert running.count("noop", 1000) == 0
+    running.up.stop()
+
+
+def test_a_cancelled_job_that_fails_instead_is_not_retried(mill: StartMill) -> None:
+    running = mill()
+    handle = program.stubborn.enqueue()
+    running.wait_for("start", "stubborn")
+    assert handle.cancel()
+    _wait(handle, State.CANCELLED)
+    assert program.add.enqueue(1).result(5) == 3
+    assert running.count("start") == 1
+    running.up.stop()
+
+
+def test_a_cancelled_job_whose_worker_is_killed_does_not_run_again(mill: StartMill) -> None:
+    running = mill(kill_after=30)
+    handle = program.busy.enqueue("deaf", 10**12)
+    running.wait_for("start", "deaf")
+    assert handle.cancel()
+    os.kill(running.up.workers()[0], signal.SIGKILL)
+    _wait(handle, State.CANCELLED)
+    assert program.add.enqueue(1).result(5) == 3
+    assert running.count("start") == 1
     running.up.stop()

@@ -29,7 +29,7 @@ def _mixed(mill: StartMill, long_job: Draft, **options: object) -> Mill:
     running.up.send(signal.SIGTSTP)
     running.up.wait_log("SIGTSTP")
     drafts = [program.noop.job(number) for number in range(TINY)]
-    running.app.enqueue_many([*drafts[:400], long_job, *drafts[400:]])
+    running.app.enqueue_many([*drafts[:450], long_job, *drafts[450:]])  # amid a batch of 200
     running.up.send(signal.SIGCONT)
     return running
 

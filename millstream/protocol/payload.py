@@ -38,7 +38,10 @@ def encode(value: object, what: str) -> bytes:
     try:
         encoded = orjson.dumps(value, default=_plain)
     except TypeError as error:
-        path, reason = _find_culprit(value, what) or (what, str(error))
+        try:
+            path, reason = _find_culprit(value, what) or (what, str(error))
+        except RecursionError:
+            path, reason = what, "it is nested too deeply, or contains itself"
         raise NotJSON(f"{path} is not JSON: {reason}") from None
     # orjson writes NaN and the infinities as null; only then is the walk worth its time.
     if b"null" in encoded and (culprit := _find_culprit(value, what)):

@@ -1,0 +1,100 @@
+"""Retries and backoff: pure functions of the attempt and the exception."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from millstream.protocol.errors import InvalidJob
+from millstream.protocol.policy import Retry, policies, policy_for, seconds
+
+QUICK = settings(deadline=None, database=None)  # a busy machine is no error; nothing is kept
+
+
+@pytest.mark.parametrize(
+    ("retry", "delays"),
+    [
+        (Retry(), [1, 2, 4, 8]),
+        (Retry(delay=0.5, factor=3), [0.5, 1.5, 4.5, 13.5]),
+        (Retry(max_delay=3), [1, 2, 3, 3]),
+        (Retry(backoff="none"), [0, 0, 0, 0]),
+        (Retry(backoff="constant", delay=7), [7, 7, 7, 7]),
+        (Retry(backoff="linear", delay=2), [2, 4, 6, 8]),
+        (Retry(backoff="polynomial", delay=1, factor=1), [1, 4, 9, 16]),
+        (Retry(backoff=[5, 10]), [5, 10, 10, 10]),
+        (Retry(backoff=[]), [0, 0, 0, 0]),
+        (Retry(delay=timedelta(minutes=1)), [60, 120, 240, 480]),
+        (Retry(backoff=lambda attempt, error: attempt * 100), [100, 200, 300, 400]),
+        (Retry(backoff=lambda attempt, error: -5), [0, 0, 0, 0]),
+    ],
+)
+def test_nominal_delays(retry: Retry, delays: list[float]) -> None:
+    error = ValueError()
+    assert [retry.nominal_delay(attempt, error) for attempt in (1, 2, 3, 4)] == delays
+
+
+@QUICK
+@given(attempt=st.integers(1, 10**6), delay=st.floats(0, 1e6), factor=st.floats(0, 10))
+def test_no_delay_is_beyond_its_limit(attempt: int, delay: float, factor: float) -> None:
+    for backoff in ("exponential", "linear", "constant", "none"):
+        retry = Retry(backoff=backoff, delay=delay, factor=factor, max_delay=100)
+        assert 0 <= retry.nominal_delay(attempt) <= 100
+        assert 0 <= retry.delay_after(attempt) <= 100
+
+
+def test_full_jitter() -> None:
+    drawn = [Retry(delay=10).delay_after(1) for _ in range(200)]
+    assert min(drawn) < 2
+    assert max(drawn) > 8
+    assert all(0 <= delay <= 10 for delay in drawn)
+    assert {Retry(delay=10, jitter=False).delay_after(1) for _ in range(20)} == {10.0}
+
+
+def test_shorthands() -> None:
+    assert policies(None) == (Retry(),)
+    assert policies(7) == (Retry(attempts=7),)
+    assert policies(Retry(2)) == (Retry(2),)
+    assert policies([]) == (Retry(attempts=1),)
+    assert Retry().attempts == 4
+
+
+def test_the_first_policy_that_speaks_of_an_error_wins() -> None:
+    choices = policies([Retry(2, on=OSError), Retry(9, on=(ValueError, KeyError)), Retry(3, discard_on=KeyError)])
+    assert (found := policy_for(choices, FileNotFoundError())) and found.attempts == 2
+    assert (found := policy_for(choices, ValueError())) and found.attempts == 9
+    assert (found := policy_for(choices, KeyError())) and found.attempts == 9
+    assert (found := policy_for(choices, TypeError())) and found.attempts == 3
+    assert policy_for(policies(Retry(on=OSError)), ValueError()) is None
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"attempts": 0}, "attempts 0 is not valid: use 1 (no retry) or more"),
+    ({"attempts": True}, "attempts True is not valid: use 1 (no retry) or more"),
+    ({"attempts": 1.5}, "attempts 1.5 is not valid: use 1 (no retry) or more"),
+    (
+        {"backoff": "quadratic"},
+        "backoff 'quadratic' is not valid: use one of none, constant, linear, exponential, polynomial",
+    ),
+    ({"delay": -1}, "delay -1 is not valid: use seconds (0 or more) or a timedelta"),
+    ({"delay": "1"}, "delay '1' is not valid: use seconds (0 or more) or a timedelta"),
+    ({"max_delay": float("nan")}, "max_delay nan is not valid: use seconds (0 or more) or a timedelta"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD, ids=[message for _, message in BAD])
+def test_what_is_no_policy(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidJob) as caught:
+        Retry(**options)
+    assert str(caught.value) == message
+
+
+def test_durations() -> None:
+    assert seconds(timedelta(minutes=2)) == 120.0
+    assert seconds(0) == 0.0
+    for value in (-1, float("inf"), True, None, "1 min"):
+        with pytest.raises(InvalidJob):
+            seconds(value)  # type: ignore[arg-type]

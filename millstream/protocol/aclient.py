@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from redis import exceptions
 
@@ -79,8 +80,7 @@ class AsyncClient:
         self.url = url
         self.keys = keys
         self.patience = patience
-        self._idle: deque[AsyncLink] = deque()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._idle: WeakKeyDictionary[asyncio.AbstractEventLoop, deque[AsyncLink]] = WeakKeyDictionary()
         self._registered: set[str] = set()
 
     async def run(self, call: Call[T]) -> T:
@@ -119,9 +119,10 @@ class AsyncClient:
             return State(state) if state else None
 
     async def close(self) -> None:
-        """Close all idle connections."""
-        while self._idle:
-            await self._idle.pop().close()
+        """Close the idle connections of the running loop."""
+        links = self._idle.pop(asyncio.get_running_loop(), deque())
+        while links:
+            await links.pop().close()
 
     async def _patiently(self, action: Callable[[AsyncLink], Awaitable[T]]) -> T:
         begun, pause = time.monotonic(), 0.02
@@ -139,16 +140,14 @@ class AsyncClient:
 
     @asynccontextmanager
     async def _borrow(self, timeout: float | None = None) -> AsyncIterator[AsyncLink]:
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._idle, self._loop = deque(), loop
+        idle = self._idle.setdefault(asyncio.get_running_loop(), deque())
         half = self.patience / 2
-        if timeout is not None or not self._idle:
+        if timeout is not None or not idle:
             link = AsyncLink(self.url, timeout=timeout or half, connect_timeout=half)
         else:
-            link = self._idle.pop()
+            link = idle.pop()
         try:
             yield link
         finally:
             if timeout is None:
-                self._idle.append(link)
+                idle.append(link)

@@ -101,6 +101,7 @@ class Word(IntEnum):
     RUN_STARTED_AT = 36  # the server's clock when the run started, ms
     STALE = 37  # settles that were refused because the delivery had been taken
     RUN_TOKEN = 38  # the delivery's `run`
+    LEFT = 39  # when it had settled its last job and began to end; 0 before
     # Written by maintenance.
     OUTBOX_SETTLED = 48  # the run number up to which the outbox is settled
     SETTLED = 49  # the incarnation whose remains are settled
@@ -109,6 +110,7 @@ class Word(IntEnum):
     HANDED_BACK = 52  # the batch that was handed back
     CANCEL_BATCH = 53  # a batch in which a job was cancelled that was not started yet
     RENEWED = 54  # when the leases of what it holds were last renewed
+    LOST_BATCH = 55  # a batch of which something was taken that was not started yet
 
 
 class RecordState(IntEnum):
@@ -146,7 +148,7 @@ class Cause(IntEnum):
     DRAIN = 3
     CANCEL = 4
     LEASE_LOST = 5
-    BOOT = 6  # it was not ready in time
+    HOOK = 6  # it did not get ready, or did not end, in time
 
 
 class Record:

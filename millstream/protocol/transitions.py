@@ -131,7 +131,7 @@ def fetch(keys: QueueKeys, consumer: str, count: int) -> Call[Fetched]:
     return Call(script("fetch"), (keys.meta, *keys.streams), (consumer, count), _parse_fetched)
 
 
-def own(keys: QueueKeys, consumer: str, count: int = 40) -> Call[Fetched]:
+def own(keys: QueueKeys, consumer: str, count: int = 250) -> Call[Fetched]:
     """What this consumer holds already."""
     return Call(script("own"), (keys.meta, *keys.streams), (consumer, count), _parse_fetched)
 

@@ -40,19 +40,18 @@ def run(settings: Settings, *, burst: bool = False) -> int:
     app = _preload(settings.app) if settings.supervisor.preload else None
     queues = _queues_of_app(settings, app)
     location = settings.location
-    server = None
+    server: embedded.Server | None = None
     if location.embedded:
         embedded.refuse_in_production(production=settings.production)
-        started = embedded.start(location.data, location.socket)
-        server = started.pid
-        print(started.announcement(), file=sys.stderr, flush=True)
+        server = embedded.start(location.data, location.socket)
+        print(server.announcement(), file=sys.stderr, flush=True)
     try:
         plan = _claim(settings, queues, burst=burst)
         setproctitle("millstream: supervisor")
         supervisor = Supervisor(plan, app=app, server=server, on_ready=lambda: _say_ready(plan))
     except BaseException:
-        if server is not None:
-            embedded.stop(server)
+        if server is not None and server.pid is not None:
+            embedded.stop(server.pid)
         raise
     return supervisor.run()
 
@@ -76,7 +75,6 @@ def _claim(settings: Settings, queues: tuple[str, ...], *, burst: bool) -> Plan:
                 f"a live supervisor on {where.get('host')} (pid {where.get('pid')}) has the name {own.name!r}; "
                 "give this one another name: supervisor.name or MILLSTREAM_SUPERVISOR__NAME"
             )
-        link.execute("SADD", plan.keys.queues, *plan.queues)
         return plan
     finally:
         link.close()

@@ -31,7 +31,11 @@ def fork(program: Callable[[], int], *, own_group: bool = True) -> int:
     sys.stderr.flush()
     assert threading.active_count() == 1, "a process with threads must not fork"
     before = signals.block()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        signals.unblock(before)
+        raise
     if pid == 0:
         _be_child(program, own_group=own_group)
     if own_group:
@@ -74,7 +78,11 @@ def spawn_worker(
         forget()
         return run_worker(spec, record, stack_file, parent, app)
 
-    pid = fork(program)
+    try:
+        pid = fork(program)
+    except OSError:
+        os.close(stack_file)
+        raise
     words[Word.PID] = pid
     words[Word.STATE] = RecordState.ALIVE
     return Process(pid, incarnation, record, stack_file, time.monotonic())

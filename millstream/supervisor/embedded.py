@@ -88,6 +88,21 @@ def start(
         time.sleep(POLL)
 
 
+def respawn(data: Path, socket: Path, *, environ: Mapping[str, str] = os.environ) -> int:
+    """Start the server again after it died, without waiting for it to answer; its pid, for the caller to reap.
+
+    Raises EmbeddedUnavailable.
+    """
+    _prepare(data, socket)
+    lock = _lock(data)
+    if lock is None:
+        raise EmbeddedUnavailable(f"{data}: another process holds {LOCK_NAME}")
+    try:
+        return spawn(command(find_binary(environ), data, socket), data / LOG_NAME, lock)
+    finally:
+        os.close(lock)  # the server keeps the copy that it inherited
+
+
 def _started(pid: int, data: Path, socket: Path, deadline: float) -> Server:
     try:
         wait_ready(socket, deadline, pid=pid, log=data / LOG_NAME)

@@ -17,15 +17,25 @@ INTERVAL = 0.25
 """Seconds between two looks at the workers' memory."""
 
 
-def enforce(slots: Iterable[Slot], limits: Mapping[str, int | None]) -> None:
-    """Kill the runs whose processes are over their group's limit: bytes resident, subprocesses not counted."""
-    for slot in slots:
-        limit, process = limits.get(slot.group), slot.process
-        if limit is None or process is None or not (run := process.record.running):
-            continue
-        try:
-            resident = psutil.Process(process.pid).memory_info().rss
-        except psutil.Error:
-            continue  # it died just now; the next reap says why
-        if resident > limit:
-            kill_with_stack(slot, process, run, Cause.MEMORY)
+class Limits:
+    """The limits of the groups: bytes of resident memory of a worker, its subprocesses not counted."""
+
+    def __init__(self, limits: Mapping[str, int | None]) -> None:
+        self._limits = {group: limit for group, limit in limits.items() if limit is not None}
+        self._looked = 0.0
+
+    def enforce(self, slots: Iterable[Slot], now: float) -> None:
+        """Kill the runs whose workers are over their group's limit."""
+        if not self._limits or now < self._looked + INTERVAL:
+            return
+        self._looked = now
+        for slot in slots:
+            limit, process = self._limits.get(slot.group), slot.process
+            if limit is None or process is None or not (run := process.record.running):
+                continue
+            try:
+                resident = psutil.Process(process.pid).memory_info().rss
+            except psutil.Error:
+                continue  # it died just now; the next reap says why
+            if resident > limit:
+                kill_with_stack(slot, process, run, Cause.MEMORY)

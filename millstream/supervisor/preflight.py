@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import structlog
 
-from millstream.protocol.connection import redacted
+from millstream.protocol.connection import Refused, redacted
 from millstream.protocol.errors import Unsupported
 from millstream.protocol.keys import SCHEMA, Keys
 from millstream.protocol.link import Link
@@ -33,8 +35,11 @@ def check_server(link: Link, keys: Keys) -> None:
 
 
 def _check_schema(link: Link, keys: Keys) -> None:
-    link.execute("SET", keys.schema, SCHEMA, "NX")
     version = link.execute("GET", keys.schema)
+    if version is None:
+        with contextlib.suppress(Refused):  # a server that is full takes it later; it must not stop us from draining it
+            link.execute("SET", keys.schema, SCHEMA, "NX")
+        return
     if not version.isdigit() or int(version) > SCHEMA:
         raise Unsupported(
             f"the keys under {keys.prefix!r} have format {version.decode(errors='replace')!r}, this version knows "

@@ -66,9 +66,13 @@ class Process:
 
     def request_stack(self) -> None:
         """Have faulthandler write the process's stack, GIL or no GIL."""
+        self.forget_stack()
+        self.signal(signal.SIGUSR1)
+
+    def forget_stack(self) -> None:
+        """Empty the file of the stack."""
         os.ftruncate(self.stack_file, 0)
         os.lseek(self.stack_file, 0, os.SEEK_SET)  # the offset is shared with the process
-        self.signal(signal.SIGUSR1)
 
     def read_stack(self) -> bytes:
         """What faulthandler has written."""

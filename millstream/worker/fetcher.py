@@ -27,6 +27,9 @@ log = structlog.get_logger("millstream.worker")
 BLOCK = 2.0
 """Seconds of one blocking read: finite, so that a server that forgot us is noticed."""
 
+MOST_HELD = 300
+"""Entries of one delivery; a fetch asks for fewer, but what several lost replies delivered may be more."""
+
 PAUSED_SLEEP = 0.1
 """Seconds between two looks at queues that are all paused."""
 
@@ -202,7 +205,9 @@ class Fetcher:
             self._paused.discard(queue)
         if not fetched.entries:
             return None
-        return Delivery(queue, fetched.now, time.monotonic(), fetched.entries)
+        if len(fetched.entries) > MOST_HELD:
+            self._uncertain = True  # the scoreboard has no room for more: the rest is read next
+        return Delivery(queue, fetched.now, time.monotonic(), fetched.entries[:MOST_HELD])
 
     # The blocking read.
 

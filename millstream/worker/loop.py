@@ -188,7 +188,9 @@ class Worker:
         return DEFAULT_TIMEOUT if self._spec.timeout is None else self._spec.timeout
 
     def _lease_is_over(self, batch: Batch) -> bool:
-        """Whether the lease of what we have not started may have run out: others may have it by now."""
+        """Whether what we have not started may be others' by now: some was taken, or the lease may have run out."""
+        if self._words[Word.LOST_BATCH] == batch.number:
+            return True
         renewed = max(batch.delivery.received, self._words[Word.RENEWED] / 1e9)
         return time.monotonic() - renewed > self._spec.lease
 

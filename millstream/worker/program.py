@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import sys
+import time
 from collections.abc import Callable
 
 import structlog
@@ -44,6 +45,7 @@ def run_worker(spec: WorkerSpec, record: Record, stack_file: int, parent: int, a
     gc.freeze()
     record.words[Word.READY] = 1
     Worker(app, spec, record, signals).work()
+    record.words[Word.LEFT] = time.monotonic_ns()
     try:
         _call_hooks("on_worker_stop", app.stop_hooks)
     except ImportFailed as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import threading
@@ -13,6 +14,7 @@ import orjson
 import structlog
 
 from millstream.protocol import control, transitions
+from millstream.protocol.connection import Refused
 from millstream.protocol.errors import MillstreamError, Unavailable
 from millstream.protocol.keys import SCHEMA, STREAMS, QueueKeys
 from millstream.protocol.link import Link, NoGroup
@@ -122,8 +124,9 @@ class Duties:
         """Enter what a server that lost its data would not know."""
         calls = [transitions.join(keys, self._plan.instance, self._plan.lease) for keys in self._plan.queue_keys]
         self._link.run_many(calls)
-        self._link.execute("SADD", self._plan.keys.queues, *self._plan.queues)
-        self._link.execute("SET", self._plan.keys.schema, SCHEMA, "NX")
+        with contextlib.suppress(Refused):  # a server that is full takes them later
+            self._link.execute("SADD", self._plan.keys.queues, *self._plan.queues)
+            self._link.execute("SET", self._plan.keys.schema, SCHEMA, "NX")
 
     def _promote(self) -> None:
         """Queue what is due; remember when the next is."""
@@ -206,6 +209,8 @@ class Duties:
             try:
                 host = orjson.loads(beat)
                 age = now - host["at"] / 1000
+                if host["instance"] == self._plan.instance:
+                    continue  # its processes are known one by one
                 if age < host["lease"]:
                     alive.append(host["instance"])
                 elif age > FORGET_HOST:
@@ -256,7 +261,7 @@ class Duties:
             case b"wake":
                 self._next_due[keys.queue] = 0.0
             case b"cancel":
-                self._cancel(message.get(b"entry", b"").decode())
+                self._cancel(message.get(b"entry", b"").decode(errors="replace"))
 
     def _cancel(self, ref: str) -> None:
         """Mark the run of this very entry as cancelled; the supervisor does the rest."""

@@ -25,7 +25,7 @@ def outcome_of_death(record: Record, group: GroupPlan, plan: Plan) -> Outcome | 
     ref, job_id = refs[index], record.job_id
     ending = describe(words[Word.EXIT], Cause(words[Word.CAUSE]))
     match Cause(words[Word.CAUSE]):
-        case Cause.DRAIN | Cause.LEASE_LOST | Cause.BOOT:
+        case Cause.DRAIN | Cause.LEASE_LOST | Cause.HOOK:
             return None
         case Cause.CANCEL:
             row = _row(record, group, plan, ending, "cancelled", counted=1)

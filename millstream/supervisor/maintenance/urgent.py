@@ -115,6 +115,9 @@ class Urgent:
         group = self._group(record)
         sent = time.monotonic_ns()
         lost = self._link.run(transitions.renew(self._keys(record), self._consumer(record), refs))
+        batch = record.words[Word.BATCH]
+        if record.words[Word.REVOKED] != batch and not set(lost).isdisjoint(refs[index + 1 :]) and record.held == refs:
+            record.words[Word.LOST_BATCH] = batch
         record.words[Word.RENEWED] = sent
         if run and index < len(refs) and refs[index] in lost and record.running == run:
             log.warning("lease.lost", worker=f"{group.name}/{record.words[Word.SLOT]}", job=record.job_id)

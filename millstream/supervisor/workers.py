@@ -1,0 +1,202 @@
+"""The workers of all groups: their slots, how many there should be, and what becomes of those that die."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import structlog
+
+from millstream.protocol.app import Millstream
+from millstream.protocol.scoreboard import Cause, Header, Order, RecordState, Scoreboard, Word
+from millstream.supervisor import endings
+from millstream.supervisor.children import spawn_worker
+from millstream.supervisor.endings import Ending
+from millstream.supervisor.plan import GroupPlan, Plan
+from millstream.supervisor.restart import HEALTHY, Backoff, RestartIntensity
+from millstream.supervisor.slot import Process, Slot
+
+log = structlog.get_logger("millstream.supervisor")
+
+BOOT_LIMIT = 120.0
+"""Seconds that a worker may take to import the application and to run its start hooks."""
+
+LEAVE_LIMIT = 30.0
+"""Seconds that it may take for its stop hooks, when it has settled its last job."""
+
+
+class Workers:
+    """Fills each group's slots, and restarts what dies: with backoff, and slowly in a group that keeps dying.
+
+    *forget* lets go, in a new child, of what is the supervisor's own.
+    """
+
+    def __init__(self, plan: Plan, board: Scoreboard, app: Millstream | None, forget: Callable[[], None]) -> None:
+        self._plan = plan
+        self._board = board
+        self._app = app
+        self._forget = forget
+        self._slots: list[Slot] = []
+        self._groups = {group.name: group for group in plan.groups}
+        self._targets = {group.name: group.processes for group in plan.groups}
+        self._intensity = {
+            group.name: RestartIntensity(plan.restart_intensity, plan.restart_period) for group in plan.groups
+        }
+        self._degraded: set[str] = set()
+        self._incarnations = 0
+        self._order = Order.WORK
+
+    def __iter__(self) -> Iterator[Slot]:
+        """All slots, filled or not."""
+        return iter(self._slots)
+
+    @property
+    def processes(self) -> list[tuple[Slot, Process]]:
+        """The slots that are filled, with their processes."""
+        return [(slot, slot.process) for slot in self._slots if slot.process is not None]
+
+    @property
+    def all_groups_ready(self) -> bool:
+        """Whether each group has a worker that is ready."""
+        ready = {slot.group for slot, process in self.processes if process.ready}
+        return ready >= self._groups.keys()
+
+    def group(self, slot: Slot) -> GroupPlan:
+        """The plan of a slot's group."""
+        return self._groups[slot.group]
+
+    # What the supervisor wants of them.
+
+    def order(self, order: Order) -> None:
+        """Tell all workers, also those that are started later; one that is to leave goes on leaving."""
+        self._order = order
+        for slot, process in self.processes:
+            if not slot.retiring:
+                process.order(order)
+
+    def change_count(self, by: int) -> None:
+        """So many workers more (or fewer) in every group, but never none."""
+        for name in self._targets:
+            self._targets[name] = max(1, self._targets[name] + by)
+
+    def kill_all(self) -> None:
+        """Kill every worker with its subprocesses; their jobs go back uncounted."""
+        for _, process in self.processes:
+            process.record.words[Word.CAUSE] = Cause.DRAIN
+            process.kill_group()
+
+    # How many there are.
+
+    def restore_count(self, now: float) -> None:
+        """Fill, add and retire slots until each group has what it should have."""
+        for group in self._plan.groups:
+            self._board.header[Header.TARGETS + group.index] = self._targets[group.name]
+            self._judge_intensity(group, now)
+            self._match_target(group)
+            for slot in self._slots_of(group):
+                if slot.process is None and not slot.retiring and now >= slot.not_before:
+                    self._spawn(group, slot, now)
+        self._slots = [slot for slot in self._slots if slot.process is not None or not slot.retiring]
+
+    def free_settled_records(self) -> None:
+        """Free the records of the dead that maintenance has settled."""
+        for record in self._board.in_state(RecordState.DEAD):
+            if record.words[Word.SETTLED] == record.words[Word.INCARNATION]:
+                record.words[Word.STATE] = RecordState.FREE
+
+    def enforce_hook_limits(self, now: float, gap_since: Callable[[float], float]) -> None:
+        """Kill what does not get ready, or does not end, in time. *gap_since*: seconds that do not count."""
+        for slot, process in self.processes:
+            left = process.record.words[Word.LEFT] / 1e9
+            since, limit = (left, LEAVE_LIMIT) if left else (process.started, BOOT_LIMIT)
+            if (left or not process.ready) and now - since - gap_since(since) > limit:
+                log.error("worker.hook_timeout", worker=slot.name, pid=process.pid, seconds=limit)
+                process.record.words[Word.CAUSE] = Cause.HOOK
+                process.kill_group()
+
+    def _judge_intensity(self, group: GroupPlan, now: float) -> None:
+        """A group that keeps dying is degraded: its slots restart slowly until it calms down."""
+        exceeded = self._intensity[group.name].exceeded(now)
+        if exceeded and group.name not in self._degraded:
+            self._degraded.add(group.name)
+            log.error("group.degraded", group=group.name, hint="its workers keep dying; restarts are slowed down")
+        elif not exceeded and group.name in self._degraded:
+            self._degraded.discard(group.name)
+            log.info("group.recovered", group=group.name)
+
+    def _match_target(self, group: GroupPlan) -> None:
+        target = self._targets[group.name]
+        staying = sorted((slot for slot in self._slots_of(group) if not slot.retiring), key=lambda slot: slot.number)
+        for slot in staying[target:]:
+            slot.retiring = True
+            if slot.process is not None:
+                slot.process.order(Order.DRAIN)
+        for _ in range(target - len(staying)):
+            used = {slot.number for slot in self._slots_of(group)}
+            number = next(number for number in range(len(used) + 1) if number not in used)
+            backoff = Backoff(self._plan.restart_backoff, self._plan.restart_backoff_max)
+            self._slots.append(Slot(group.name, number, backoff))
+
+    def _spawn(self, group: GroupPlan, slot: Slot, now: float) -> None:
+        record = self._board.free_record()
+        if record is None:  # maintenance is behind with settling the dead; come back at the next tick
+            return
+        if group.name in self._degraded:
+            slot.not_before = max(slot.not_before, now + self._plan.restart_backoff_max / 2)
+        self._incarnations += 1
+        record.words[Word.ORDER] = self._order
+        try:
+            slot.process = spawn_worker(group, slot.number, self._incarnations, record, self._app, self._forget)
+        except OSError as error:  # no memory, processes or descriptors left: they may come back
+            slot.not_before = now + max(1.0, slot.backoff.after_death(0.0))
+            log.error("worker.not_started", worker=slot.name, error=str(error))
+            return
+        log.info("worker.started", worker=slot.name, pid=slot.process.pid)
+
+    def _slots_of(self, group: GroupPlan) -> list[Slot]:
+        return [slot for slot in self._slots if slot.group == group.name]
+
+    # Those that die.
+
+    def find(self, pid: int) -> Slot | None:
+        """The slot that this process fills."""
+        return next((slot for slot, process in self.processes if process.pid == pid), None)
+
+    def bury(self, slot: Slot, status: int, now: float) -> Ending:
+        """Note how a slot's process ended and leave its record to maintenance; the slot is free."""
+        process = slot.process
+        assert process is not None
+        words = process.record.words
+        endings.kill_leftovers(process.pid)
+        if not words[Word.STACK_LENGTH]:
+            process.record.keep_stack(process.read_stack())
+        os.close(process.stack_file)
+        ending = endings.describe(status, Cause(words[Word.CAUSE]))
+        words[Word.EXIT] = status
+        words[Word.REAPED] = time.monotonic_ns()
+        words[Word.STATE] = RecordState.DEAD
+        slot.process = None
+        planned = _was_planned(slot, process, ending)
+        log.log(
+            logging.INFO if planned else logging.ERROR,
+            "worker.exited",
+            worker=slot.name,
+            pid=process.pid,
+            cause=ending.cause,
+            signal=ending.signal,
+            exit_code=ending.exit_code,
+        )
+        if not planned:
+            self._intensity[slot.group].add(now)
+            slot.not_before = now + slot.backoff.after_death(now - process.started)
+        return ending
+
+
+def _was_planned(slot: Slot, process: Process, ending: Ending) -> bool:
+    """Whether a worker ended because it was told to, or was worn out; not one that was so before its first job."""
+    words = process.record.words
+    told = slot.retiring or words[Word.ORDER] == Order.DRAIN
+    useful = words[Word.DONE] > 0 or time.monotonic() - process.started >= HEALTHY
+    return (ending.clean and (told or useful)) or words[Word.CAUSE] in (Cause.DRAIN, Cause.CANCEL)

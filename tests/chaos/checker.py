@@ -24,7 +24,10 @@ class Killing:
 
 @dataclass
 class Window:
-    """Processes that were stopped for a time long enough to lose their leases; monotonic ns."""
+    """Processes that were stopped for a time long enough to lose their leases; monotonic ns.
+
+    It begins with the first run whose outcome may not have been settled when they were stopped.
+    """
 
     pids: frozenset[int]
     begin: int
@@ -53,6 +56,11 @@ class History:
             return True
         end = run.end if run.end is not None else run.begin
         return any(run.pid in w.pids and run.begin <= w.end and end >= w.begin for w in self.windows)
+
+    def uncounted(self, run: Run) -> bool:
+        """Whether the host may have been killed before it could count this run's crash."""
+        trees = (killing.at for killing in self.killed.values() if killing.slack >= SETTLE_SLACK)
+        return run.end is None and any(run.begin <= at <= run.begin + SETTLE_SLACK for at in trees)
 
 
 def check(history: History) -> list[str]:
@@ -144,7 +152,7 @@ def _limits(history: History, by_id: dict[str, list[Run]]) -> list[str]:
     problems = []
     for job_id, runs in by_id.items():
         kind = history.tried.get(job_id, "")
-        own = [run for run in runs if not history.excused(run)]
+        own = [run for run in runs if not history.excused(run) and not history.uncounted(run)]
         failed = sum(run.mark is Mark.FAILED for run in own)
         if failed > history.attempts.get(kind, 4):
             problems.append(f"{job_id} ({kind}): failed {failed} times")

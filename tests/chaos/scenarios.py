@@ -128,9 +128,7 @@ def restart_server(world: World) -> None:
 
 
 def _restart_server(world: World, _host: Supervised) -> None:
-    world.rng.choice([world.server.stop, world.server.kill9])()
-    time.sleep(world.rng.uniform(0.1, 2.0))
-    world.server.start()
+    world.restart_server()
     _wait_work(world)
 
 

@@ -24,6 +24,7 @@ from tests.support.waiting import wait_until
 
 LEASE = 2.0
 DRAIN = 3.0
+RESUME = 5_000_000_000  # ns after the server's return until which workers have resumed
 PREFIX = "chaos:"
 BASE = PREFIX + "{chaos}:"
 STREAMS = tuple(f"{BASE}stream:{name}" for name in ("again", "critical", "high", "normal", "low"))
@@ -58,6 +59,7 @@ class World:
         self.killed: dict[int, Killing] = {}
         self.windows: list[Window] = []
         self._seconds = seconds
+        self._outage = (0, 0)
         self._deadline = 0.0
         self._stack = contextlib.ExitStack()
         self._producer: subprocess.Popen[bytes] | None = None
@@ -143,20 +145,33 @@ class World:
     def kill_tree(self, pids: list[int]) -> None:
         """SIGKILL these processes, in this order: what they had not settled is lost with them."""
         for pid in pids:
-            self.killed[pid] = Killing(time.monotonic_ns(), SETTLE_SLACK)
+            self.killed[pid] = Killing(time.monotonic_ns(), self._unsettled())
             with contextlib.suppress(psutil.NoSuchProcess):
                 psutil.Process(pid).kill()
 
     def note_killed(self, pids: list[int]) -> None:
         """These processes are about to be killed by somebody else for our doing."""
         for pid in pids:
-            self.killed.setdefault(pid, Killing(time.monotonic_ns(), SETTLE_SLACK))
+            self.killed.setdefault(pid, Killing(time.monotonic_ns(), self._unsettled()))
+
+    def _unsettled(self) -> int:
+        # After an outage each worker resumes at its own time; what ended meanwhile waits until then.
+        now, (begin, end) = time.monotonic_ns(), self._outage
+        return now - begin + SETTLE_SLACK if now - end < RESUME else SETTLE_SLACK
+
+    def restart_server(self) -> None:
+        """The server goes away for a moment, cleanly or not."""
+        begin = time.monotonic_ns()
+        self.rng.choice([self.server.stop, self.server.kill9])()
+        time.sleep(self.rng.uniform(0.1, 2.0))
+        self.server.start()
+        self._outage = (begin, time.monotonic_ns())
 
     @contextlib.contextmanager
     def stopped(self, host: Supervised) -> Iterator[None]:
         """The whole tree of a host is stopped for the time of the block; its leases may be lost."""
         pids = frozenset([host.pid, *(process.pid for process in host.tree())])
-        begin = time.monotonic_ns()
+        begin = time.monotonic_ns() - self._unsettled()
         host.send_tree(signal.SIGSTOP)
         try:
             yield

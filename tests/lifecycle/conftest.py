@@ -74,9 +74,16 @@ def mill(supervise: Callable[..., Supervised], app: Millstream, tmp_path: Path) 
 
     def start(*, env: dict[str, str] | None = None, arguments: tuple[str, ...] = (), **options: object) -> Mill:
         runtime = {"XDG_RUNTIME_DIR": str(tmp_path), **(env or {})}
-        return Mill(supervise(PROGRAM, config(**options), env=runtime, arguments=arguments), app)  # type: ignore[arg-type]
+        up = supervise(PROGRAM, config(**options), env=runtime, arguments=arguments)  # type: ignore[arg-type]
+        return with_workers(Mill(up, app), int(str(options.get("processes", 1))))
 
     return start
+
+
+def with_workers(running: Mill, count: int) -> Mill:
+    """Wait until all its workers have started: it is ready when one of each group is."""
+    wait_until(lambda: running.count("worker_start") >= count, 10.0, running.up.log)
+    return running
 
 
 def lives(pid: int) -> bool:

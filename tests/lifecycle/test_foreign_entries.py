@@ -130,9 +130,8 @@ def _reasons(running: Mill, dead: list[str]) -> list[str]:
 def test_a_newer_envelope_waits_for_a_newer_worker(mill: StartMill, redis: redis_py.Redis) -> None:
     running = mill()
     keys = running.app.queue_keys("default")
-    redis.xadd(keys.stream("normal"), {b"id": b"future", b"env": _envelope(v=99)})
-    assert redis.hset(keys.job("future"), "state", "queued")
-    redis.hset(keys.job("future"), "entry", "n0-0")
+    redis.hset(keys.job("future"), mapping={"state": "queued", "entry": "n5-0"})
+    redis.xadd(keys.stream("normal"), {b"id": b"future", b"env": _envelope(v=99)}, id="5-0")
     handle = running.app.handle("future", "default")
     wait_until(lambda: handle.status() is State.SCHEDULED, 5.0, running.up.log)
     assert handle.cancel()

@@ -80,7 +80,7 @@ def test_usr1_writes_every_stack_to_the_log(mill: StartMill) -> None:
     found = running.up.wait_log(r"worker\.stack(?s:.*)worker\.stack")
     assert found
     assert "in wait_for_file" in running.up.log()
-    assert "_blocking_read" in running.up.log(), "the idle one waits for work"
+    assert running.up.log().count("in run_worker") == 2, "the idle one too"
     running.touch("go")
     handle.result(5)
     running.up.stop()

@@ -13,7 +13,7 @@ from millstream.protocol.app import Millstream
 from millstream.protocol.errors import Unavailable
 from millstream.protocol.info import State
 from tests.lifecycle import program
-from tests.lifecycle.conftest import PROGRAM, Mill, config
+from tests.lifecycle.conftest import PROGRAM, Mill, config, with_workers
 from tests.support.servers import Kind, Server, StartServer
 from tests.support.supervised import Supervised
 from tests.support.waiting import wait_until
@@ -39,7 +39,7 @@ def mill_on(supervise: Callable[..., Supervised], prefix: str, tmp_path: object)
             redis_url=server.url,
             env={"XDG_RUNTIME_DIR": str(tmp_path)},
         )
-        return Mill(up, program.app)
+        return with_workers(Mill(up, program.app), int(str(options.get("processes", 1))))
 
     yield start
     program.app.client.close()

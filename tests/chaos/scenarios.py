@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from tests.chaos import reading
 from tests.chaos.world import DRAIN, LEASE, Scenario, World
 from tests.support import processes
 from tests.support.supervised import Supervised
@@ -133,10 +134,10 @@ def _restart_server(world: World, _host: Supervised) -> None:
 
 
 def _wait_work(world: World) -> None:
-    done = world.counters().get("completed", 0)
+    done = reading.counters(world.server).get("completed", 0)
 
     def more() -> bool:
-        return world.counters().get("completed", 0) > done
+        return reading.counters(world.server).get("completed", 0) > done
 
     wait_until(more, 5.0, lambda: f"work again; {world.describe()}")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.chaos import evidence
+from tests.chaos import evidence, reading
 from tests.chaos.checker import OUTBOX_SLACK, SETTLE_SLACK, History, Killing, Window
 from tests.support import processes
 from tests.support.proxy import Proxy
@@ -25,9 +25,6 @@ from tests.support.waiting import wait_until
 LEASE = 2.0
 DRAIN = 3.0
 RESUME = 5_000_000_000  # ns after the server's return until which workers have resumed
-PREFIX = "chaos:"
-BASE = PREFIX + "{chaos}:"
-STREAMS = tuple(f"{BASE}stream:{name}" for name in ("again", "critical", "high", "normal", "low"))
 
 APP = "from tests.chaos.jobs import app\n"
 TOML = """
@@ -98,7 +95,7 @@ class World:
             toml = TOML.format(name=name, lease=LEASE, drain=DRAIN)
             env = {evidence.VARIABLE: str(self.evidence)}
             folder = self.folder / name
-            self.hosts[name] = Supervised(folder, APP, toml, redis_url=self.url, prefix=PREFIX, env=env)
+            self.hosts[name] = Supervised(folder, APP, toml, redis_url=self.url, prefix=reading.PREFIX, env=env)
         return self.hosts[name].start()
 
     def start_producer(self, *kinds: str, pace: float = 0.008) -> None:
@@ -189,7 +186,9 @@ class World:
         for name, host in self.hosts.items():
             if not host.running:
                 self.start_host(name)
-        wait_until(lambda: self.stored() == 0, timeout, lambda: f"a drained queue; {self.describe()}", 0.05)
+        wait_until(
+            lambda: reading.stored(self.server) == 0, timeout, lambda: f"a drained queue; {self.describe()}", 0.05
+        )
         for host in self.hosts.values():
             host.stop()
 
@@ -198,56 +197,27 @@ class World:
         self._producer.terminate()
         assert self._producer.wait(30) == 0, f"the producer failed; {self._logs()}"
 
-    def stored(self) -> int:
-        """Jobs in streams (pending ones as well), held and due, at one moment: they move between these."""
-        with self.server.client() as client, client.pipeline(transaction=True) as pipe:
-            for key in (*STREAMS, BASE + "held"):
-                pipe.xlen(key)
-            pipe.zcard(BASE + "due")
-            return sum(int(length) for length in pipe.execute())
-
-    def counters(self) -> dict[str, int]:
-        """The queue's counters."""
-        with self.server.client() as client:
-            return {key.decode(): int(value) for key, value in client.hgetall(BASE + "stats").items()}
-
     def history(self, attempts: dict[str, int]) -> History:
         """Everything that is known, for the checker."""
-        tried, acknowledged = self._ids()
+        tried, acknowledged = reading.ids(self.folder / "ids")
         runs, contradictions = evidence.read(self.evidence)
         return History(
             acknowledged=acknowledged,
             tried=tried,
             runs=runs,
-            states=self._states(),
-            stored=self.stored(),
-            counters=self.counters(),
+            states=reading.states(self.server),
+            stored=reading.stored(self.server),
+            counters=reading.counters(self.server),
             attempts=attempts,
             killed=self.killed,
             windows=self.windows,
             contradictions=contradictions,
         )
 
-    def _ids(self) -> tuple[dict[str, str], dict[str, str]]:
-        found: dict[str, dict[str, str]] = {"tried": {}, "acknowledged": {}}
-        for line in (self.folder / "ids").read_text().splitlines():
-            what, job_id, kind = line.split()
-            found[what][job_id] = kind
-        return found["tried"], found["acknowledged"]
-
-    def _states(self) -> dict[str, str]:
-        states = {}
-        with self.server.client() as client:
-            for key in client.scan_iter(match=BASE + "job:*", count=1000):
-                states[key.decode().removeprefix(BASE + "job:")] = (client.hget(key, "state") or b"").decode()
-        return states
-
     def describe(self) -> str:
         """The state of things, for a failure's message."""
-        with self.server.client() as client:
-            lengths = {key.rpartition(":")[2]: client.xlen(key) for key in STREAMS}
-            lengths["due"] = client.zcard(BASE + "due")
-        return f"seed {self.seed}; {lengths}; {self.counters()}; {self._logs()}"
+        facts = f"{reading.lengths(self.server)}; {reading.counters(self.server)}"
+        return f"seed {self.seed}; {facts}; {self._logs()}"
 
     def _logs(self) -> str:
         return "".join(f"\n--- {path}\n{_tail(path)}" for path in self._log_files())

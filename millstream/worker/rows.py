@@ -16,6 +16,9 @@ TRACEBACK_LIMIT = 8000
 MEASURED = 0.001
 """Seconds from which on a run's memory is looked up; below it the system call would cost more than it tells."""
 
+OUR_FILES = "/millstream/worker/"
+"""What the paths of our own frames have in common; the reader of a traceback looks for his."""
+
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -58,11 +61,11 @@ def run_row(
 
 def error_of(error: BaseException, cause: str = "error") -> dict[str, Any]:
     """Type, message and bounded traceback of an exception, without our own frames."""
-    frames = error.__traceback__
-    while frames is not None and "/millstream/worker/" in frames.tb_frame.f_code.co_filename:
-        frames = frames.tb_next
     try:
-        text = "".join(traceback.format_exception(type(error), error, frames))
+        story = traceback.TracebackException.from_exception(error)
+        handlers = [frame for frame in story.stack if OUR_FILES not in frame.filename]
+        story.stack = traceback.StackSummary.from_list(handlers)
+        text = "".join(story.format())
     except Exception as problem:  # an exception whose own text cannot be made
         text = f"{type(error).__name__}, whose traceback cannot be formatted: {type(problem).__name__}"
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from typing import Any
@@ -14,7 +15,10 @@ from millstream.protocol.handle import Handle
 from millstream.protocol.info import JobInfo, State
 from tests.lifecycle import program
 from tests.lifecycle.conftest import StartMill
+from tests.support.servers import Kind
 from tests.support.waiting import wait_until
+
+ONE_SERVER = pytest.mark.parametrize("server", [Kind.VALKEY], indirect=True, ids=str)
 
 
 def _wait(handle: Handle[Any], state: State, timeout: float = 10.0) -> JobInfo:
@@ -99,4 +103,31 @@ def test_a_cancelled_job_whose_worker_is_killed_does_not_run_again(mill: StartMi
     _wait(handle, State.CANCELLED)
     assert program.add.enqueue(1).result(5) == 3
     assert running.count("start") == 1
+    running.up.stop()
+
+
+@ONE_SERVER
+def test_a_cancellation_while_maintenance_is_away_is_heard_later(mill: StartMill) -> None:
+    running = mill(supervisor="lease = 4")
+    handle = program.nap.enqueue("long", 60)
+    running.wait_for("start", "long")
+    maintenance = running.up.maintenance()
+    assert maintenance
+    os.kill(maintenance, signal.SIGSTOP)
+    assert handle.cancel()
+    _wait(handle, State.CANCELLED)
+    running.up.stop()
+
+
+@ONE_SERVER
+def test_a_cancellation_that_meets_the_start_is_not_missed(mill: StartMill) -> None:
+    """Between its delivery and its start a job is in no record; whoever cancels it then is heard all the same."""
+    running = mill(processes=2)
+    for number in range(100):
+        handle = program.nap.enqueue(f"nap{number}", 60)
+        end = time.perf_counter() + random.uniform(0, 0.002)
+        while time.perf_counter() < end:
+            pass
+        assert handle.cancel()
+        _wait(handle, State.CANCELLED)
     running.up.stop()

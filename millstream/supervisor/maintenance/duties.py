@@ -30,6 +30,9 @@ LISTEN = 1.0
 BEAT = 2.0
 """Seconds between two heartbeats, unless a quarter of the lease is shorter."""
 
+CANCEL_AGAIN = 10.0
+"""Seconds for which the run of a cancelled entry is looked for."""
+
 PRUNE_EVERY = 60.0
 
 FORGET_HOST = 86400.0
@@ -62,6 +65,7 @@ class Duties:
         self._name = threading.Lock()
         self._cursors: dict[tuple[str, str], str] = {}
         self._heard: dict[str, str] = {}
+        self._cancelled: dict[str, float] = {}  # entry -> until when it is looked for, monotonic
         self._next_due: dict[str, float] = {}
         self._failures = 0
         self._sweep_from = 0.0
@@ -81,6 +85,7 @@ class Duties:
                 self._every("prune", PRUNE_EVERY, self._prune)
                 self._every("left", 0.2, self._look_for_work) if self._plan.burst else None
                 self._listen()
+                self._cancel_runs()
                 self._failures = 0
             except NoGroup:
                 self._stopping.wait(0.2)  # the urgent loop or a worker makes the groups again
@@ -237,7 +242,8 @@ class Duties:
 
     def _listen(self) -> None:
         """Wait for messages, for the next due job, or for a second."""
-        wait = min([LISTEN, *(at - time.monotonic() for at in (*self._next_due.values(), *self._timers.values()))])
+        longest = 0.1 if self._cancelled else LISTEN
+        wait = min([longest, *(at - time.monotonic() for at in (*self._next_due.values(), *self._timers.values()))])
         streams = {keys.control: keys for keys in self._plan.queue_keys}
         if wait < 0.001 or not streams:
             return
@@ -250,18 +256,26 @@ class Duties:
                 self._obey(keys, dict(zip(fields[::2], fields[1::2], strict=True)))
 
     def _begin_to_listen(self) -> None:
-        """Note where the control streams end, before the first duty: nothing that is said from then on is missed."""
+        """Hear the control streams from their beginning: what was said while no maintenance was here still holds.
+
+        They are short, and to obey twice is to obey once: a cancellation names the entry that it is meant for.
+        """
         for keys in self._plan.queue_keys:
-            if keys.control not in self._heard:
-                last = self._ears.execute("XREVRANGE", keys.control, "+", "-", "COUNT", 1)
-                self._heard[keys.control] = last[0][0].decode() if last else "0-0"
+            self._heard.setdefault(keys.control, "0-0")
 
     def _obey(self, keys: QueueKeys, message: dict[bytes, bytes]) -> None:
         match message.get(b"kind"):
             case b"wake":
                 self._next_due[keys.queue] = 0.0
             case b"cancel":
-                self._cancel(message.get(b"entry", b"").decode(errors="replace"))
+                self._cancelled[message.get(b"entry", b"").decode(errors="replace")] = time.monotonic() + CANCEL_AGAIN
+
+    def _cancel_runs(self) -> None:
+        """Pass on the cancellations of the last seconds: a job may stand in no record yet when its own arrives."""
+        now = time.monotonic()
+        self._cancelled = {ref: until for ref, until in self._cancelled.items() if until > now}
+        for ref in self._cancelled:
+            self._cancel(ref)
 
     def _cancel(self, ref: str) -> None:
         """Mark the run of this very entry as cancelled; the supervisor does the rest."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -17,6 +18,10 @@ from tests.support.proxy import Proxy
 from tests.support.servers import Kind, Options, Server, StartServer, binary
 from tests.support.supervised import Supervised
 from tests.support.waiting import wait_until
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell in the background ignores INT, and so would every program that a test starts: Ctrl-C could not be tested.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 STRICT = os.environ.get("MILLSTREAM_TEST_STRICT") == "1"
 LEAVES_JOBS = "leaves_jobs: the test may leave jobs in streams, zsets and records"

@@ -11,6 +11,11 @@ BASE = PREFIX + "{chaos}:"
 STREAMS = tuple(f"{BASE}stream:{name}" for name in ("again", "critical", "high", "normal", "low"))
 
 
+def text(value: bytes | str) -> str:
+    """What redis-py returns, whose types do not know whether it decodes."""
+    return value if isinstance(value, str) else value.decode()
+
+
 def stored(server: Server) -> int:
     """Jobs in streams (pending ones as well), held and due, at one moment: they move between these."""
     with server.client() as client, client.pipeline(transaction=True) as pipe:
@@ -23,7 +28,7 @@ def stored(server: Server) -> int:
 def counters(server: Server) -> dict[str, int]:
     """The queue's counters."""
     with server.client() as client:
-        return {key.decode(): int(value) for key, value in client.hgetall(BASE + "stats").items()}
+        return {text(key): int(value) for key, value in client.hgetall(BASE + "stats").items()}
 
 
 def states(server: Server) -> dict[str, str]:
@@ -31,7 +36,7 @@ def states(server: Server) -> dict[str, str]:
     found = {}
     with server.client() as client:
         for key in client.scan_iter(match=BASE + "job:*", count=1000):
-            found[key.decode().removeprefix(BASE + "job:")] = (client.hget(key, "state") or b"").decode()
+            found[text(key).removeprefix(BASE + "job:")] = text(client.hget(key, "state") or "")
     return found
 
 

@@ -37,7 +37,7 @@ def test_the_order_of_the_keys_is_that_of_the_scripts() -> None:
     plain = {"records": "job:", "waits": "wait:"}
     for number, name in names.items():
         if number > 5:
-            assert found[number - 1] == KEYS.base + plain.get(name, name)
+            assert found[number - 1] == f"{KEYS.base}{plain.get(name, name)}"
 
 
 def test_verdicts_are_told_apart() -> None:

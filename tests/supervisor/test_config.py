@@ -162,8 +162,7 @@ FAULTS = [
     ),
     (
         "[workers.a]\nprocesses = 1",
-        "workers.a.queues (millstream.toml): is missing: name the queues that this group serves, "
-        'like ["default"]',
+        'workers.a.queues (millstream.toml): is missing: name the queues that this group serves, like ["default"]',
     ),
     ("[workers.a]\nqueues = []", "workers.a.queues (millstream.toml): must name at least one queue"),
     ("[workers.a]\nqueues = ['q', 'q']", "workers.a.queues (millstream.toml): names q more than once"),
@@ -206,8 +205,7 @@ FAULTS = [
     ("[workers.a]\nqueues = ['q']\nweights = {}", "workers.a.weights (millstream.toml): unknown key"),
     (
         "[workers.a",
-        "millstream.toml: not valid TOML: Expected ']' at the end of a table declaration "
-        "(at end of document)",
+        "millstream.toml: not valid TOML: Expected ']' at the end of a table declaration (at end of document)",
     ),
 ]
 
@@ -255,9 +253,7 @@ def test_no_secret_in_messages_representations_or_rows(tmp_path: Path) -> None:
     secret = "hunter2"
     faulty = f'redis_url = "{secret}"\n[workers.a]\nqueues=["q"]\nenv = {{ API_TOKEN = ["{secret}"] }}\n'
     assert secret not in str(problems(tmp_path, faulty + "[web]\ntoken = ['hunter2']"))
-    good = (
-        f'redis_url = "redis://u:{secret}@h"\n[workers.a]\nqueues=["q"]\nenv = {{ API_TOKEN = "{secret}" }}\n'
-    )
+    good = f'redis_url = "redis://u:{secret}@h"\n[workers.a]\nqueues=["q"]\nenv = {{ API_TOKEN = "{secret}" }}\n'
     settings = loaded(tmp_path, good, MILLSTREAM_WEB_TOKEN=secret)
     assert secret not in repr(settings)
     assert secret not in repr(settings.location)
@@ -323,9 +319,7 @@ class TestCpus:
     @pytest.mark.parametrize(
         ("group", "top", "quota"), [("150000 100000", "max 100000", 1.5), ("max 100000", "50000 100000", 0.5)]
     )
-    def test_the_lowest_limit_on_the_way_up_binds(
-        self, tmp_path: Path, group: str, top: str, quota: float
-    ) -> None:
+    def test_the_lowest_limit_on_the_way_up_binds(self, tmp_path: Path, group: str, top: str, quota: float) -> None:
         (tmp_path / "a" / "b").mkdir(parents=True)
         (tmp_path / "own").write_text("0::/a/b\n")
         (tmp_path / "cpu.max").write_text(top)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import redis
+from redis import exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -144,7 +145,7 @@ class Server:
                 assert self.process is not None
                 if self.process.poll() is not None:
                     return False
-                with contextlib.suppress(redis.ConnectionError, redis.exceptions.BusyLoadingError):
+                with contextlib.suppress(redis.ConnectionError, exceptions.BusyLoadingError):
                     return bool(client.ping())
                 time.sleep(0.005)
         raise AssertionError(f"{self.kind} does not answer:\n{self.log()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
@@ -179,8 +180,6 @@ def test_async_handlers_share_a_loop(bench: Bench) -> None:
     loops: list[object] = []
 
     async def handler(value: int) -> int:
-        import asyncio
-
         loops.append(asyncio.get_running_loop())
         await asyncio.sleep(0)
         return value + 1
@@ -225,3 +224,44 @@ def test_an_interruption_is_raised_in_the_run_that_it_is_meant_for(
     assert [type(raised) for raised in caught] == [error]
     assert not issubclass(error, Exception), "`except Exception` does not swallow it"
     assert outcome and outcome.kind == Kind.COMPLETED
+
+
+@pytest.mark.parametrize(("interrupt", "error"), KINDS)
+@pytest.mark.parametrize("waiting", [True, False], ids=["waiting", "computing"])
+def test_an_interruption_reaches_a_coroutine_by_its_name(
+    bench: Bench, interrupt: Interrupt, error: type[Interruption], waiting: bool
+) -> None:
+    before = signal.signal(signal.SIGUSR2, bench.signals._on_usr2)
+    caught: list[BaseException] = []
+
+    async def handler() -> str:
+        bench.record.words[Word.INTERRUPT] = interrupt
+        bench.record.words[Word.INTERRUPT_RUN] = 1
+        try:
+            if waiting:
+                asyncio.get_running_loop().call_later(0.01, os.kill, os.getpid(), signal.SIGUSR2)
+                await asyncio.wait_for(asyncio.Event().wait(), 10)
+            os.kill(os.getpid(), signal.SIGUSR2)
+        except error as raised:
+            caught.append(raised)
+            await asyncio.sleep(0)  # what cleans up may wait
+        return "cleaned"
+
+    async def cancelled() -> None:
+        task = asyncio.ensure_future(asyncio.sleep(10))
+        asyncio.get_running_loop().call_soon(task.cancel)
+        await task
+
+    async def job_id() -> int:
+        return current_job().attempt
+
+    try:
+        first = bench.run(handler)
+        second = bench.run(cancelled)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert first and second
+    assert (len(caught), orjson.loads(first.row)["r"]) == (1, "cleaned")
+    assert orjson.loads(second.row)["e"]["type"] == "CancelledError", "a cancellation of its own stays one"
+    third = bench.run(job_id, attempt=2)
+    assert third and orjson.loads(third.row)["r"] == 3, "each run sees its own job"

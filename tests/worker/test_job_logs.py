@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from tests.support.supervised import Supervised
 from tests.support.waiting import wait_until
 

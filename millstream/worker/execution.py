@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from millstream.protocol.policy import Retry, policy_for, seconds
 from millstream.protocol.registry import Job
 from millstream.protocol.transitions import Kind, Outcome
 from millstream.worker.context import CurrentJob, set_current_job
+from millstream.worker.coroutines import Coroutines
 from millstream.worker.rows import error_of, run_row, text_of
 from millstream.worker.signals import Signals
 
@@ -72,7 +72,7 @@ class Execution:
     def __init__(self, worker: str, signals: Signals) -> None:
         self._worker = worker
         self._signals = signals
-        self._runner: asyncio.Runner | None = None
+        self._coroutines = Coroutines()
 
     def run(self, run: Run) -> Outcome | None:
         """Run the handler; None where nothing is to be recorded because the delivery was taken from us."""
@@ -85,8 +85,7 @@ class Execution:
 
     def close(self) -> None:
         """Close the event loop of async handlers, if there was one."""
-        if self._runner is not None:
-            self._runner.close()
+        self._coroutines.close()
 
     def _call(self, run: Run) -> None:
         entry, signals = run.entry, self._signals
@@ -106,16 +105,7 @@ class Execution:
         set_current_job(None)
 
     def _async_handler(self, job: Job[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if self._runner is None:
-                self._runner = asyncio.Runner()
-            try:
-                return self._runner.run(job.fn(*args, **kwargs))
-            except (JobTimeout, JobInterrupted, CancelRequested, LeaseLost):
-                self._runner = None  # it was torn out of its loop; the next job gets a fresh one
-                raise
-
-        return call
+        return lambda *args, **kwargs: self._coroutines.run(job.fn(*args, **kwargs))
 
     def _outcome(self, run: Run) -> Outcome | None:
         error = run.error

@@ -205,7 +205,7 @@ class Worker:
             return True
         if spec.max_age is not None and now - self._born >= spec.max_age * self._jitter:
             return True
-        if spec.max_rss is None or now - self._rss_checked < RSS_INTERVAL:
+        if spec.max_rss is None or not self._words[Word.DONE] or now - self._rss_checked < RSS_INTERVAL:
             return False
         self._rss_checked = now
         return bool(psutil.Process().memory_info().rss >= spec.max_rss * self._jitter)

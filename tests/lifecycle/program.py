@@ -176,3 +176,21 @@ def started() -> None:
 @app.on_worker_stop
 def stopped() -> None:
     note("worker_stop", os.getpid())
+
+
+@app.job(timeout=0.3, retry=1)
+async def sleep_too_long() -> None:
+    import asyncio
+
+    try:
+        await asyncio.sleep(30)
+    finally:
+        note("cleaned")
+
+
+@app.job(retry=1)
+def fill_memory(megabytes: int) -> None:
+    note("start", "memory", os.getpid())
+    kept = [bytearray(b"x" * 2**20) for _ in range(megabytes)]
+    time.sleep(30)
+    note("end", len(kept))

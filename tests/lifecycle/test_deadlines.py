@@ -64,3 +64,17 @@ def test_a_group_has_a_limit_of_its_own(mill: StartMill) -> None:
     assert info.error.cause == "timeout"
     assert handle.cancel()
     running.up.stop()
+
+
+@pytest.mark.leaves_jobs
+@pytest.mark.parametrize("server", [Kind.VALKEY], indirect=True, ids=str)
+def test_the_soft_limit_reaches_async_code(mill: StartMill) -> None:
+    running = mill()
+    (worker,) = running.up.workers()
+    handle = running.app.enqueue("sleep_too_long")
+    with pytest.raises(JobFailed, match="JobTimeout"):
+        handle.result(10)
+    assert running.app.enqueue("sleep_async", 0.01).result(5) == "slept", "the next one gets a fresh loop"
+    assert running.count("cleaned") == 1
+    assert running.up.workers() == [worker]
+    running.up.stop()

@@ -138,3 +138,19 @@ def test_a_name_that_lives_elsewhere_is_not_shared(mill: StartMill) -> None:
     assert f"(pid {running.up.pid}) has the name 'one'; give this one another name" in second.stderr
     assert program.add.enqueue(1).result(5) == 3
     running.up.stop()
+
+
+@pytest.mark.parametrize("server", [Kind.VALKEY], indirect=True, ids=str)
+def test_a_supervisor_whose_name_was_taken_leaves(mill: StartMill) -> None:
+    """It was stopped for longer than its lease; another machine has its name by now."""
+    first = mill(supervisor=_settings("one"))
+    first.up.send_tree(signal.SIGSTOP)
+    elsewhere = first.up.folder / "elsewhere"
+    elsewhere.mkdir()
+    time.sleep(LEASE)  # the lease itself, not a synchronisation
+    second = mill(supervisor=_settings("one"), env={"XDG_RUNTIME_DIR": str(elsewhere)})
+    first.up.send_tree(signal.SIGCONT)
+    assert first.up.wait(15.0) == 75
+    assert "supervisor.name_lost" in first.up.log()
+    assert program.add.enqueue(1).result(5) == 3
+    second.up.stop()

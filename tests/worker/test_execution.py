@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -227,9 +228,9 @@ def test_an_interruption_is_raised_in_the_run_that_it_is_meant_for(
 
 
 @pytest.mark.parametrize(("interrupt", "error"), KINDS)
-@pytest.mark.parametrize("waiting", [True, False], ids=["waiting", "computing"])
+@pytest.mark.parametrize("where", ["the coroutine", "the loop's callback", "the loop's wait"])
 def test_an_interruption_reaches_a_coroutine_by_its_name(
-    bench: Bench, interrupt: Interrupt, error: type[Interruption], waiting: bool
+    bench: Bench, interrupt: Interrupt, error: type[Interruption], where: str
 ) -> None:
     before = signal.signal(signal.SIGUSR2, bench.signals._on_usr2)
     caught: list[BaseException] = []
@@ -238,10 +239,13 @@ def test_an_interruption_reaches_a_coroutine_by_its_name(
         bench.record.words[Word.INTERRUPT] = interrupt
         bench.record.words[Word.INTERRUPT_RUN] = 1
         try:
-            if waiting:
-                asyncio.get_running_loop().call_later(0.01, os.kill, os.getpid(), signal.SIGUSR2)
-                await asyncio.wait_for(asyncio.Event().wait(), 10)
-            os.kill(os.getpid(), signal.SIGUSR2)
+            if where == "the coroutine":
+                os.kill(os.getpid(), signal.SIGUSR2)
+            elif where == "the loop's callback":
+                asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGUSR2)
+            else:
+                threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR2)).start()
+            await asyncio.wait_for(asyncio.Event().wait(), 10)
         except error as raised:
             caught.append(raised)
             await asyncio.sleep(0)  # what cleans up may wait

@@ -194,3 +194,12 @@ def fill_memory(megabytes: int) -> None:
     kept = [bytearray(b"x" * 2**20) for _ in range(megabytes)]
     time.sleep(30)
     note("end", len(kept))
+
+
+@app.job(retry=Retry(attempts=2, delay=0.1))
+def measure(text: str) -> int:
+    """Fail once, so that it needs room in Redis to be retried."""
+    if current_job().attempt == 1:
+        note("measured")
+        raise OSError("again")
+    return len(text)

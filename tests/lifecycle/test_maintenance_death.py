@@ -52,7 +52,7 @@ def test_a_dead_or_stopped_maintenance_is_replaced(mill: StartMill, signum: sign
 def test_leases_of_a_job_longer_than_the_lease_are_renewed(mill: StartMill) -> None:
     """With a job that holds the GIL all the time, so that the worker itself could not renew anything."""
     running = mill(processes=2, supervisor="lease = 1")
-    program.busy.enqueue("gil", 4 * 10**8)
+    program.busy.enqueue("gil", 2 * 10**8)
     running.wait_for("end", "gil", timeout=60.0)
     assert running.count("start", "gil") == 1
     running.up.stop()

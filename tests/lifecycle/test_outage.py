@@ -190,3 +190,24 @@ def test_enqueue_without_a_server_says_so_in_time(start_server: StartServer, pre
         app.enqueue("x", queue="q")
     assert time.monotonic() - begun < 2.2
     app.client.close()
+
+
+@ONE_FIXTURE
+@pytest.mark.parametrize("kind", list(Kind), ids=str)
+def test_a_full_server_can_be_drained(start_server: StartServer, mill_on: StartOn, prefix: str, kind: Kind) -> None:
+    """At maxmemory everything but enqueue works, also for a supervisor that starts only then."""
+    server = start_server(kind, maxmemory=12 * 2**20)
+    producer = Millstream(redis_url=server.url, prefix=prefix)
+    accepted = 0
+    with pytest.raises(Unavailable, match=r"is full \(maxmemory\)"):
+        while True:
+            producer.enqueue("measure", "x" * 20_000, queue="default")
+            accepted += 1
+    assert accepted > 50
+    running = mill_on(server, processes=2)
+    running.wait_for("measured", count=accepted, timeout=20.0)
+    wait_until(lambda: running.counters().get("retry") == accepted, 10.0, lambda: str(running.counters()))
+    wait_until(lambda: running.counters().get("completed") == accepted, 20.0, lambda: str(running.counters()))
+    assert program.add.enqueue(1).result(5) == 3, "there is room again"
+    running.up.stop()
+    producer.client.close()

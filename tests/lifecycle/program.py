@@ -203,3 +203,9 @@ def measure(text: str) -> int:
         note("measured")
         raise OSError("again")
     return len(text)
+
+
+@app.job
+def repeat(size: int) -> str:
+    note("repeat", size)
+    return "x" * size

@@ -101,3 +101,20 @@ def test_a_later_crash_waits_longer(mill: StartMill) -> None:
     assert (third - second).total_seconds() >= 0.8
     assert (second - first).total_seconds() < 0.7
     running.up.stop()
+
+
+@ONE_SERVER
+@pytest.mark.leaves_jobs
+def test_a_crash_does_not_show_an_older_stack(mill: StartMill) -> None:
+    running = mill(crash_limit=1)
+    program.until.enqueue("job", "go")
+    running.wait_for("start", "job")
+    running.up.send(signal.SIGUSR1)
+    running.up.wait_log("in wait_for_file")
+    running.touch("go")
+    handle = program.leave.enqueue(3)
+    wait_until(lambda: handle.status() is State.DEAD, 10.0, running.up.log)
+    info = handle.info()
+    assert info.error is not None
+    assert (info.error.stack, info.error.exit_code, info.crashes) == ("", 3, 1)
+    running.up.stop()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+
 import pytest
 
 from millstream.protocol.errors import JobFailed
@@ -77,4 +81,17 @@ def test_the_soft_limit_reaches_async_code(mill: StartMill) -> None:
     assert running.app.enqueue("sleep_async", 0.01).result(5) == "slept", "the next one gets a fresh loop"
     assert running.count("cleaned") == 1
     assert running.up.workers() == [worker]
+    running.up.stop()
+
+
+@pytest.mark.parametrize("server", [Kind.VALKEY], indirect=True, ids=str)
+def test_time_in_which_the_supervisor_was_stopped_does_not_count(mill: StartMill) -> None:
+    running = mill(timeout=1.5, kill_after=0.5)
+    handle = program.nap.enqueue("nap", 4)
+    running.wait_for("start", "nap")
+    os.kill(running.up.pid, signal.SIGSTOP)
+    time.sleep(3.0)  # the stop itself, not a synchronisation
+    os.kill(running.up.pid, signal.SIGCONT)
+    assert handle.result(10) == "nap"
+    assert handle.info().attempt == 1
     running.up.stop()

@@ -149,3 +149,36 @@ def test_a_dead_letter_runs_again(mill: StartMill) -> None:
     assert (info.attempt, len(info.attempts)) == (3, 6)
     assert control.delete_dead(client, keys, [failed.id]) == 1
     running.up.stop()
+
+
+def test_results_larger_than_the_outbox(mill: StartMill) -> None:
+    """What does not fit into shared memory is settled before the next job starts."""
+    running = mill(processes=2)
+    sizes = [1, 30_000, 5, 1_000_000, 60_000] * 40
+    handles = running.app.enqueue_many(program.repeat.job(size) for size in sizes)
+    assert all(len(handle.result(10)) == size for handle, size in zip(handles, sizes, strict=True))
+    assert running.count("repeat") == len(sizes)
+    assert not {"stale", "recovered", "dead"} & set(running.counters())
+    running.up.stop()
+
+
+def test_giving_up_a_wait_leaves_nothing(mill: StartMill, redis: redis_py.Redis) -> None:
+    running = mill()
+    handle = program.until.enqueue("job", "go")
+    running.wait_for("start", "job")
+
+    async def give_up() -> None:
+        with pytest.raises(TimeoutError):
+            await handle.aresult(timeout=0.1)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await handle.aresult()
+        with pytest.raises(TimeoutError):
+            handle.result(0.1)
+        await running.app.aclient.close()
+
+    asyncio.run(give_up())
+    running.touch("go")
+    assert handle.result(5) == "job"
+    assert redis.hlen(running.app.queue_keys("default").waiting) == 0
+    running.up.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -52,9 +53,16 @@ class Terminal:
     def answer(self, text: str) -> None:
         """Type *text*; Ctrl-C by its signal, since this is not the command's controlling terminal."""
         if text == CTRL_C:
-            self.process.send_signal(signal.SIGINT)
+            self._interrupt()
         else:
             os.write(self.descriptor, text.encode())
+
+    def _interrupt(self) -> None:
+        # A signal that arrives between the prompt and the read behind it is noticed only with the next one.
+        for _ in range(20):
+            self.process.send_signal(signal.SIGINT)
+            if select.select([self.descriptor], [], [], 0.5)[0]:
+                return
 
     def end(self) -> tuple[int, str]:
         """Everything up to the end, and the exit code."""

@@ -104,3 +104,7 @@ def main(jobs: int, rounds: int, server: str, only_bare: bool, as_json: bool) ->
         click.echo(json.dumps({"jobs": jobs, "figures": figures.to_dict(), "ratios": ratios}, indent=2))
     else:
         figures.show(Console(), f"{jobs:,} jobs a round, {server}", RATIOS)
+
+
+if __name__ == "__main__":
+    main()

@@ -125,3 +125,7 @@ def main(kills: int, waiting: int, seconds: float, server: str, as_json: bool) -
         figures = f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {max(times):.1f} ms"
         Console().print(f"{kills} kills: {figures}; at most {overtaken} other jobs started before", highlight=False)
     sys.exit(0 if p99 <= LIMIT else 1)
+
+
+if __name__ == "__main__":
+    main()

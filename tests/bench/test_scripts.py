@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ OPS = Path(__file__).resolve().parents[2] / "ops"
 
 def run(script: str, *arguments: str) -> tuple[int, dict[str, Any]]:
     """Exit code and JSON output of a script."""
-    command = [sys.executable, str(OPS / script), *arguments, "--json"]
+    command = [str(OPS / script), *arguments, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)

@@ -62,3 +62,7 @@ def _report(verdicts: list[Verdict], seed: int, as_json: bool) -> None:
         state = "[red]broken[/]" if verdict.problems else "ok"
         table.add_row(verdict.scenario, verdict.seed, f"{verdict.seconds:.1f}", state, facts)
     Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

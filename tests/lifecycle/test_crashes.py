@@ -31,6 +31,7 @@ def test_a_job_that_kills_its_worker_amid_a_batch(mill: StartMill, culprit: str)
     running, info = _run_among_others(mill, draft, word)
 
     assert Counter(running.lines("noop")) == Counter(f"noop {number}" for number in range(300))
+    assert running.count("repeat") == 1
     assert running.count(word) == 3
     assert (info.state, info.crashes, info.attempt) == (State.DEAD, 3, 0)
     assert info.error is not None
@@ -48,14 +49,15 @@ def _run_among_others(mill: StartMill, draft: Draft, word: str) -> tuple[Mill, J
     running.up.send(signal.SIGTSTP)
     running.up.wait_log("SIGTSTP")
     drafts = [program.noop.job(number) for number in range(300)]
-    handles = running.app.enqueue_many([*drafts[:150], draft, *drafts[150:]])
+    large = program.repeat.job(60_000)  # a result that does not fit into the outbox
+    handles = running.app.enqueue_many([*drafts[:150], large, draft, *drafts[150:]])
     running.up.send(signal.SIGCONT)
     running.wait_for(word)
     # At once, by the death itself: the second look at what a dead worker may hold comes only after 4 s.
     running.wait_for("noop", count=300, timeout=3.5)
-    wait_until(lambda: handles[150].status() is State.DEAD, 20.0, running.up.log)
-    wait_until(lambda: all(handle.status() is State.COMPLETED for handle in handles[151:]), 10.0)
-    return running, handles[150].info()
+    wait_until(lambda: handles[151].status() is State.DEAD, 20.0, running.up.log)
+    wait_until(lambda: all(handle.status() is State.COMPLETED for handle in handles[152:]), 10.0)
+    return running, handles[151].info()
 
 
 @ONE_SERVER

@@ -18,7 +18,7 @@ from millstream.protocol.handle import Handle
 from millstream.protocol.ids import new_id
 from millstream.protocol.keys import Keys, QueueKeys, band_of, checked_name
 from millstream.protocol.location import Location, locate
-from millstream.protocol.policy import Duration, Retry, policies, seconds
+from millstream.protocol.policy import LONGEST, Duration, Retry, policies, seconds
 from millstream.protocol.registry import (
     DEFAULT_RESULT_TTL,
     Draft,
@@ -261,9 +261,9 @@ def _delay(draft: Draft) -> int | None:
     """Milliseconds until the job is due; None for now. An instant is taken by this host's clock."""
     if draft.options.at is not None:
         wait = (draft.options.at - datetime.now(UTC)).total_seconds()
-        return max(0, int(wait * 1000)) or None
+        return max(0, int(min(wait, LONGEST) * 1000)) or None
     if draft.options.delay:
-        return max(1, int(draft.options.delay * 1000))
+        return max(1, int(min(draft.options.delay, LONGEST) * 1000))
     return None
 
 

@@ -18,6 +18,10 @@ Duration = float | timedelta
 BACKOFFS = ("none", "constant", "linear", "exponential", "polynomial")
 
 
+LONGEST = 100 * 365 * 86400.0
+"""Seconds; limits and delays are never taken for more, so that instants stay within what clocks and Redis can hold."""
+
+
 def seconds(value: Duration, what: str = "duration") -> float:
     """A duration as seconds. Raises :class:`InvalidJob` where it is negative or no duration."""
     if isinstance(value, timedelta):

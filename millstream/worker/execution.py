@@ -23,7 +23,7 @@ from millstream.protocol.errors import (
     Snooze,
 )
 from millstream.protocol.payload import checked_size, encode
-from millstream.protocol.policy import Retry, policy_for, seconds
+from millstream.protocol.policy import LONGEST, Retry, policy_for, seconds
 from millstream.protocol.registry import Job
 from millstream.protocol.transitions import Kind, Outcome
 from millstream.worker.context import CurrentJob, set_current_job
@@ -184,7 +184,7 @@ class Execution:
         return int(1000 * min(LONGEST_TTL, max(run.job.result_ttl, keep)))
 
     def _outcome_of(self, run: Run, kind: Kind, number: int, row: bytes) -> Outcome:
-        return Outcome(run.entry.ref, run.entry.id, kind, number, row)
+        return Outcome(run.entry.ref, run.entry.id, kind, min(number, int(LONGEST * 1000)), row)
 
     def _facts(self, run: Run, cause: str) -> dict[str, Any]:
         error = run.error

@@ -12,6 +12,7 @@ import structlog
 from millstream.protocol.app import Millstream
 from millstream.protocol.envelope import Entry, Malformed, TooNew, parse_entry
 from millstream.protocol.errors import MillstreamError
+from millstream.protocol.policy import LONGEST
 from millstream.protocol.registry import DEFAULT_TIMEOUT, Job
 from millstream.protocol.scoreboard import Record, Word
 from millstream.protocol.transitions import Outcome
@@ -142,7 +143,7 @@ class Worker:
         words[Word.ATTEMPT] = entry.attempt
         words[Word.MAX_ATTEMPTS] = run.max_attempts
         words[Word.CRASHES] = entry.crashes
-        words[Word.RETRY_DELAY] = int(job.retry[0].nominal_delay(run.attempt) * 1000)
+        words[Word.RETRY_DELAY] = int(min(job.retry[0].nominal_delay(run.attempt), LONGEST) * 1000)
         words[Word.RUN_STARTED_AT] = run.started_at
         words[Word.RUN_TOKEN] = entry.run
         self._run = run.number
@@ -183,9 +184,10 @@ class Worker:
 
     def _time_limit(self, job: Job[..., object]) -> float:
         """Seconds of the soft limit; 0 for none. The job's own wins over its group's."""
-        if job.timeout is not None:
-            return job.timeout
-        return DEFAULT_TIMEOUT if self._spec.timeout is None else self._spec.timeout
+        limit = job.timeout
+        if limit is None:
+            limit = DEFAULT_TIMEOUT if self._spec.timeout is None else self._spec.timeout
+        return min(limit, LONGEST)
 
     def _lease_is_over(self, batch: Batch) -> bool:
         """Whether what we have not started may be others' by now: some was taken, or the lease may have run out."""

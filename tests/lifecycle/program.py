@@ -209,3 +209,10 @@ def measure(text: str) -> int:
 def repeat(size: int) -> str:
     note("repeat", size)
     return "x" * size
+
+
+@app.job(timeout=1e12, retry=Retry(attempts=2, delay=1e17, max_delay=1e18, jitter=False))
+def beyond_all_clocks(fails: bool) -> int:
+    if fails:
+        raise ValueError("see you")
+    return 1

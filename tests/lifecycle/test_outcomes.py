@@ -182,3 +182,17 @@ def test_giving_up_a_wait_leaves_nothing(mill: StartMill, redis: redis_py.Redis)
     assert handle.result(5) == "job"
     assert redis.hlen(running.app.queue_keys("default").waiting) == 0
     running.up.stop()
+
+
+def test_limits_and_delays_beyond_all_clocks(mill: StartMill) -> None:
+    running = mill()
+    assert program.beyond_all_clocks.enqueue(False).result(5) == 1
+    retrying = program.beyond_all_clocks.enqueue(True)
+    delayed = program.beyond_all_clocks.using(delay=1e17).enqueue(False)
+    _wait(retrying, State.RETRYING)
+    for handle in (retrying, delayed):
+        due = handle.info().due_at
+        assert due is not None and due.year > 2100
+        assert handle.cancel()
+    assert program.add.enqueue(1).result(5) == 3
+    running.up.stop()

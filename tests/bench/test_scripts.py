@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-OPS = Path(__file__).resolve().parents[2] / "ops"
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = {"bench": "ops.benchmarks.bench", "recovery": "ops.benchmarks.recovery", "chaos": "tests.chaos.command"}
 
 
 def run(script: str, *arguments: str) -> tuple[int, dict[str, Any]]:
     """Exit code and JSON output of a script."""
-    command = [str(OPS / script), *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    command = [sys.executable, "-m", PROGRAMS[script], *arguments, "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 

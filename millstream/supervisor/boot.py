@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import threading
+from functools import partial
 
 import orjson
 import structlog
@@ -23,6 +24,7 @@ from millstream.supervisor.config import Settings
 from millstream.supervisor.identity import Identity, identify
 from millstream.supervisor.maintenance.heartbeat import identity as identity_of
 from millstream.supervisor.master import Supervisor
+from millstream.supervisor.notify import Notifier
 from millstream.supervisor.plan import Plan, make_plan
 from millstream.supervisor.preflight import check_server
 
@@ -35,6 +37,7 @@ def run(settings: Settings, *, burst: bool = False) -> int:
     Raises :class:`ConfigError`, :class:`Unavailable`, :class:`Unsupported`, :class:`NameTaken` where it cannot start.
     """
     logs.configure()
+    notifier = Notifier.from_environment()
     if not settings.app:
         raise ConfigError('app: name your application, as in app = "shop.jobs:app" (or --app, or MILLSTREAM_APP)')
     app = _preload(settings.app) if settings.supervisor.preload else None
@@ -48,7 +51,8 @@ def run(settings: Settings, *, burst: bool = False) -> int:
     try:
         plan = _claim(settings, queues, burst=burst)
         setproctitle("millstream: supervisor")
-        supervisor = Supervisor(plan, app=app, server=server, on_ready=lambda: _say_ready(plan))
+        ready = partial(_say_ready, plan)
+        supervisor = Supervisor(plan, app=app, server=server, notifier=notifier, on_ready=ready)
     except BaseException:
         if server is not None and server.pid is not None:
             embedded.stop(server.pid)

@@ -32,6 +32,7 @@ class MaintenanceChild:
         self._patience = max(1.0, plan.lease / 6)
         self._alive_at = 0.0
         self._not_before = 0.0
+        self._ticked_at = time.monotonic()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -56,6 +57,11 @@ class MaintenanceChild:
         except OSError as error:  # no memory, processes or descriptors left: they may come back
             self._not_before = now + 1.0
             log.error("maintenance.not_started", error=str(error))
+
+    def silent(self, now: float) -> float:
+        """Seconds since the last tick of its urgent loop, whichever incarnation it was."""
+        self._ticked_at = max(self._ticked_at, self._board.header[Header.MAINTENANCE_TICK] / 1e9)
+        return now - self._ticked_at
 
     def excuse(self, now: float) -> None:
         """The whole tree was stopped: its silence so far does not count."""

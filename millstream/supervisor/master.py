@@ -20,6 +20,7 @@ from millstream.supervisor import deadlines, endings, memory
 from millstream.supervisor.deadlines import Gaps
 from millstream.supervisor.embedded import Server
 from millstream.supervisor.maintenance_child import MaintenanceChild
+from millstream.supervisor.notify import Notifier
 from millstream.supervisor.plan import Plan
 from millstream.supervisor.server_child import ServerChild
 from millstream.supervisor.signals import Signals
@@ -58,9 +59,16 @@ class Supervisor:
     """The master process. ``on_ready`` is called once, when every group has a worker that is ready."""
 
     def __init__(
-        self, plan: Plan, *, app: Millstream | None = None, server: Server | None = None, on_ready: Callable[[], None]
+        self,
+        plan: Plan,
+        *,
+        app: Millstream | None = None,
+        server: Server | None = None,
+        notifier: Notifier | None = None,
+        on_ready: Callable[[], None],
     ) -> None:
         self._plan = plan
+        self._notifier = notifier or Notifier()
         self._on_ready = on_ready
         self._signals = Signals()
         self._board = Scoreboard.create(plan.records)
@@ -243,14 +251,28 @@ class Supervisor:
             self._ready = True
             header[Header.PHASE] = Phase.RUNNING
             self._on_ready()
+            self._notifier.ready()
 
     def _tick_and_sleep(self) -> None:
         self._board.header[Header.SUPERVISOR_TICK] = time.monotonic_ns()
         emptying = self._quiet or self._stage is Stage.DRAINING
         held = deadlines.share(self._workers, time.monotonic(), draining=emptying)
         hurry = held or not self._ready or self._stage is not Stage.RUNNING
+        self._notify()
         if self._stage is not Stage.DONE:
             self._signals.sleep(SHORT_TICK if hurry else TICK)
+
+    def _notify(self) -> None:
+        """Feed the watchdog, unless maintenance is silent: where replacing it does not help, a fresh start may."""
+        now = time.monotonic()
+        sane = self._maintenance.silent(now) < self._plan.lease
+        self._notifier.beat(now, sane=sane, stopping=self._stage is not Stage.RUNNING, status=self._status)
+
+    def _status(self) -> str:
+        doing = self._stage.name.lower()
+        if self._stage is Stage.RUNNING and (self._quiet or not self._ready):
+            doing = "quiet" if self._ready else "starting"
+        return f"{doing}: {self._workers.summary}"
 
     def _enter(self, stage: Stage) -> None:
         self._stage, self._stage_started = stage, time.monotonic()

@@ -63,6 +63,14 @@ class Workers:
         ready = {slot.group for slot, process in self.processes if process.ready}
         return ready >= self._groups.keys()
 
+    @property
+    def summary(self) -> str:
+        """One line for people: how many there are, how many are busy, which groups keep dying."""
+        processes = self.processes
+        busy = sum(1 for _, process in processes if process.record.running)
+        degraded = f"; degraded: {', '.join(sorted(self._degraded))}" if self._degraded else ""
+        return f"{busy} of {len(processes)} workers busy{degraded}"
+
     def group(self, slot: Slot) -> GroupPlan:
         """The plan of a slot's group."""
         return self._groups[slot.group]

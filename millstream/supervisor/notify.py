@@ -1,0 +1,79 @@
+"""Tells systemd what the supervisor does: the datagrams of sd_notify, sent where NOTIFY_SOCKET names a socket.
+
+Nothing here may delay or end the supervisor: a message that cannot be sent at once is dropped, the next one follows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, MutableMapping
+
+STATUS_INTERVAL = 1.0
+"""Seconds between two messages about the status at least."""
+
+EXTEND_INTERVAL = 5.0
+"""Seconds between two requests for more time to stop."""
+
+EXTENSION = 30.0
+"""Seconds that each of them asks for: enough for the private server's end, which the loop does not see."""
+
+
+class Notifier:
+    """One socket of a service manager, or none: then every call does nothing. Times are seconds, monotonic."""
+
+    def __init__(self, address: str = "", watchdog: float = 0.0) -> None:
+        self._address = address
+        self._watchdog = watchdog
+        self._last_ping = self._last_status = self._last_extension = float("-inf")
+        self._status = ""
+
+    @classmethod
+    def from_environment(cls, environ: MutableMapping[str, str] = os.environ) -> Notifier:
+        """Read the variables and take them out of the environment: they are not meant for any child.
+
+        A watchdog that is meant for another process is not ours to feed.
+        """
+        path = environ.pop("NOTIFY_SOCKET", "")
+        interval, owner = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
+        ours = owner in ("", str(os.getpid()))
+        watchdog = int(interval) / 1e6 if ours and interval.isdecimal() else 0.0
+        return cls(_address(path), watchdog)
+
+    def ready(self) -> None:
+        """The service works."""
+        self._send("READY=1")
+
+    def beat(self, now: float, *, sane: bool, stopping: bool, status: Callable[[], str]) -> None:
+        """Called once in every turn of the loop: feeds the watchdog if all is *sane*, says what is new."""
+        if not self._address:
+            return
+        if self._watchdog and sane and now >= self._last_ping + self._watchdog / 2:
+            self._last_ping = now
+            self._send("WATCHDOG=1")
+        if stopping and now >= self._last_extension + EXTEND_INTERVAL:
+            self._last_extension = now
+            self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={EXTENSION * 1e6:.0f}")
+        if now >= self._last_status + STATUS_INTERVAL:
+            self._last_status = now
+            self._say(status())
+
+    def _say(self, status: str) -> None:
+        if status != self._status:
+            self._status = status
+            self._send(f"STATUS={status}")
+
+    def _send(self, message: str) -> None:
+        if not self._address:
+            return
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            channel.setblocking(False)
+            channel.sendto(message.encode(), self._address)
+
+
+def _address(path: str) -> str:
+    """What the socket call wants: a path, or a name in the abstract namespace; nothing where it is neither."""
+    if path.startswith("@") and len(path) > 1:
+        return f"\0{path[1:]}"
+    return path if path.startswith("/") else ""

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from millstream import Millstream
-from millstream.supervisor.cli.root import root as commands
+from millstream.supervisor.cli.root import COMMANDS
 from tests.ops.dockerfile import Stage, parse
 from tests.ops.namespaces import INTERPRETER, PATH, Root, first_process, need, unshare
 from tests.ops.tools import DOCKERFILE
@@ -156,7 +156,7 @@ def test_its_program_becomes_ready_works_and_drains(
         found = app.enqueue("surroundings", queue="default").result(timeout=20)
         user = int(last.value("USER").partition(":")[0]) if os.getuid() == 0 else 0
         assert found == {"uid": user, "supervisor": 1, "written": False, "variables": environ["PATH"]}
-        if "healthcheck" in commands.commands:
+        if "healthcheck" in COMMANDS:
             health = json.loads(last.value("HEALTHCHECK").partition("CMD ")[2])
             inside = image.command(health, last.value("WORKDIR"), final=True)
             done = subprocess.run([*unshare("mount", "pid", "fork"), *inside], env=environ, capture_output=True)

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from millstream.supervisor import config
+from millstream.supervisor.workers import BOOT_LIMIT
 from tests.ops.dockerfile import parse
 from tests.ops.tools import COMPOSE, DOCKERFILE, OPS, PROMETHEUS, UNIT, check, planted
 from tests.support.processes import die_with_parent
@@ -158,5 +159,6 @@ def test_the_unit_lets_the_supervisor_drain() -> None:
     settings, own = config.load(environ={"MILLSTREAM_REDIS_URL": "redis://localhost"}), unit()
     assert own["Type"] == "notify"
     assert own["KillMode"] == "mixed"
+    assert float(own["TimeoutStartSec"]) > BOOT_LIMIT
     assert float(own["TimeoutStopSec"]) >= settings.supervisor.drain_timeout + SETTLING
     assert own["ExecStart"].endswith("/millstream up")

@@ -7,12 +7,18 @@ import secrets
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from millstream.protocol.scoreboard import Header, Scoreboard
+from millstream.supervisor.maintenance_child import MaintenanceChild
 from millstream.supervisor.notify import EXTEND_INTERVAL, EXTENSION, Notifier
+from millstream.supervisor.plan import Plan
 from tests.support.servers import Server
 from tests.support.supervised import Supervised
 from tests.support.waiting import stays, wait_until
@@ -197,3 +203,47 @@ def test_nothing_is_sent_before_it_is_ready(tmp_path: Path, server: Server, pref
         raise AssertionError(f"started: {own_code}")
     assert "READY=1" not in manager.lines()
     manager.close()
+
+
+def test_maintenance_that_is_replaced_in_vain_is_silent() -> None:
+    """A new incarnation begins without a tick: only a tick ends the silence."""
+    plan, board = SimpleNamespace(lease=30.0), SimpleNamespace(header={Header.MAINTENANCE_TICK: 0})
+    child = MaintenanceChild(cast(Plan, plan), cast(Scoreboard, board), lambda: None)
+    start = time.monotonic()
+    assert child.silent(start + 40) == pytest.approx(40, abs=1)
+    board.header[Header.MAINTENANCE_TICK] = int((start + 39) * 1e9)
+    assert child.silent(start + 40) == pytest.approx(1, abs=0.01)
+    board.header[Header.MAINTENANCE_TICK] = 0
+    assert child.silent(start + 50) == pytest.approx(11, abs=0.01)
+
+
+DYING = """
+import os
+from millstream import Millstream
+app = Millstream()
+@app.on_worker_start
+def die() -> None:
+    os._exit(3)
+"""
+
+INTENSITY = """
+[workers.default]
+queues = ["default"]
+processes = 1
+[supervisor]
+restart_intensity = 1
+"""
+
+
+def test_a_degraded_group_is_named_and_not_ready(tmp_path: Path, server: Server, prefix: str) -> None:
+    manager = ServiceManager(str(tmp_path / "own"))
+    env = {"NOTIFY_SOCKET": manager.variable}
+    own = Supervised(tmp_path / "dying", DYING, INTENSITY, redis_url=server.url, prefix=prefix, env=env)
+    try:
+        own.start(wait=False)
+        wait_until(lambda: any(line.endswith("; degraded: default") for line in manager.lines()), 20, own.output)
+        assert "READY=1" not in manager.lines()
+        own.stop()
+    finally:
+        own.close()
+        manager.close()

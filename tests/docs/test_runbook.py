@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import redis
 
 from millstream import Millstream
 from tests.docs.documents import DOCS, blocks, code, commands, sections
@@ -110,3 +111,19 @@ def test_folders_and_files_of_contributing_exist() -> None:
     named = {name for name in code((ROOT / "CONTRIBUTING.md").read_text()) if re.fullmatch(r"[\w.]+/[\w./]*", name)}
     assert len(named) > 10
     assert not [name for name in sorted(named) if "NAME" not in name and not (ROOT / name).exists()]
+
+
+def test_a_full_server_refuses_jobs_and_nothing_else(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server(maxmemory=8 * 1024 * 1024)
+    with Supervised(tmp_path / "app", APP, TOML, redis_url=server.url) as own:
+        client = server.client()
+        enqueued = own.command("enqueue", "wait", "0.5", "--queue", "reports").stdout.strip()
+        with pytest.raises(redis.OutOfMemoryError):
+            for number in range(10_000):
+                client.set(f"ms:filler:{number}", 10_000 * "x")
+        refused = own.command("enqueue", "wait", "1", "--queue", "reports")
+        assert refused.returncode == 69
+        assert "is full (maxmemory)" in refused.stderr
+        assert own.command("jobs", "watch", enqueued, "--json").returncode == 0
+        assert own.command("queues", "list").returncode == 0
+        own.stop()

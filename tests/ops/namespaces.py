@@ -83,6 +83,13 @@ class FirstProcess:
 
         wait_until(ready, timeout, self.text)
 
+    def run_inside(self, command: list[str], environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        """Run a command as `docker exec` does: in its namespaces, below its root, in its folder, as its user."""
+        uid = Path(f"/proc/{self.pid}").stat().st_uid
+        user = ["-S", str(uid), "-G", str(uid)] if os.getuid() == 0 else ["--user", "--preserve-credentials"]
+        enter = ["nsenter", "--target", str(self.pid), "--mount", "--pid", "--root", "--wd", *user]
+        return subprocess.run([*enter, *command], env=environ, capture_output=True, text=True, timeout=30)
+
     def drain(self, timeout: float = 40.0) -> int:
         """TERM; the exit code."""
         tree = processes.tree(self._outer.pid)

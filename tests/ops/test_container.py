@@ -23,6 +23,7 @@ from tests.ops.namespaces import INTERPRETER, PATH, Root, first_process, need, u
 from tests.ops.tools import DOCKERFILE
 from tests.support.servers import StartServer, free_port
 from tests.support.supervised import ROOT
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -158,8 +159,6 @@ def test_its_program_becomes_ready_works_and_drains(
         assert found == {"uid": user, "supervisor": 1, "written": False, "variables": environ["PATH"]}
         if "healthcheck" in COMMANDS:
             health = json.loads(last.value("HEALTHCHECK").partition("CMD ")[2])
-            inside = image.command(health, last.value("WORKDIR"), final=True)
-            done = subprocess.run([*unshare("mount", "pid", "fork"), *inside], env=environ, capture_output=True)
-            assert done.returncode == 0, done.stderr
+            wait_until(lambda: own.run_inside(health, environ).returncode == 0, 10, own.text)
         assert own.drain() == 0, own.text()
     assert server.client().keys(f"{prefix}*hosts") == []

@@ -13,6 +13,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 
@@ -107,6 +109,17 @@ def surroundings(variables: dict[str, str]) -> dict[str, str]:
     return {**found, "PATH": variables.get("PATH", "$PATH").replace("$PATH", PATH)}
 
 
+def answer(url: str) -> int:
+    """The HTTP status that this URL answers with, 0 for no answer."""
+    try:
+        with urlopen(url, timeout=5) as response:
+            return int(response.status)
+    except HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
 @pytest.fixture(scope="module")
 def stages() -> list[Stage]:
     return parse(DOCKERFILE.read_text())
@@ -141,13 +154,13 @@ def test_the_image_is_small(image: Root) -> None:
 def test_its_program_becomes_ready_works_and_drains(
     image: Root, stages: list[Stage], start_server: StartServer, prefix: str, tmp_path: Path
 ) -> None:
-    server, last = start_server(tcp=True), stages[-1]
+    server, last, port = start_server(tcp=True), stages[-1], free_port()
     environ = surroundings(last.variables()) | {
         "MILLSTREAM_APP": "shop:app",
         "MILLSTREAM_REDIS_URL": server.tcp_url,
         "MILLSTREAM_PREFIX": prefix,
         "MILLSTREAM_WORKERS__DEFAULT__PROCESSES": "1",
-        "MILLSTREAM_WEB__BIND": f"127.0.0.1:{free_port()}",
+        "MILLSTREAM_WEB__BIND": f"0.0.0.0:{port}",
     }
     program = [*json.loads(last.value("ENTRYPOINT")), *json.loads(last.value("CMD"))]
     command = image.command(program, last.value("WORKDIR"), final=True)
@@ -159,6 +172,7 @@ def test_its_program_becomes_ready_works_and_drains(
         assert found == {"uid": user, "supervisor": 1, "written": False, "variables": environ["PATH"]}
         if "healthcheck" in COMMANDS:
             health = json.loads(last.value("HEALTHCHECK").partition("CMD ")[2])
+            wait_until(lambda: answer(f"http://127.0.0.1:{port}/readyz") == 200, 10, own.text)
             wait_until(lambda: own.run_inside(health, environ).returncode == 0, 10, own.text)
         assert own.drain() == 0, own.text()
     assert server.client().keys(f"{prefix}*hosts") == []

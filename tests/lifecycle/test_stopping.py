@@ -32,22 +32,22 @@ def _end(running: Mill, *signals: signal.Signals) -> tuple[int, float]:
 
 def test_term_under_load_loses_and_repeats_nothing(mill: StartMill) -> None:
     running = mill(processes=2, supervisor="drain_timeout = 5")
-    drafts = [program.noop.job(number) for number in range(3000)]
+    drafts = [program.noop.job(number) for number in range(8000)]
     naps = [program.nap.job(f"nap{number}", 0.3) for number in range(4)]
     handles = running.app.enqueue_many([*drafts[:500], *naps, *drafts[500:]])
-    running.wait_for("start", count=2)
+    running.wait_for("start")
     code, took = _end(running, signal.SIGTERM)
     assert code == 0, running.up.log()
-    assert took < 2.0, "the naps end within 0.3 s"
+    assert took < 4.0, "before the drain times out: the naps end within 0.3 s"
     begun = running.count("noop")
     assert running.count("start") == running.count("end"), "what runs ends"
-    assert 0 < begun < 3000
+    assert 0 < begun < 8000
     assert sum(handle.status() is State.COMPLETED for handle in handles[:200]) == 200
 
     running.up.start()
-    wait_until(lambda: running.count("noop") >= 3000 and running.count("end") >= 4, 20.0, running.up.log)
-    wait_until(lambda: running.counters()["completed"] == 3004, 10.0)
-    assert Counter(running.lines("noop")) == Counter(f"noop {number}" for number in range(3000))
+    wait_until(lambda: running.count("noop") >= 8000 and running.count("end") >= 4, 40.0, running.up.log)
+    wait_until(lambda: running.counters()["completed"] == 8004, 10.0)
+    assert Counter(running.lines("noop")) == Counter(f"noop {number}" for number in range(8000))
     assert Counter(line.split()[1] for line in running.lines("start")) == Counter(f"nap{n}" for n in range(4))
     running.up.stop()
 

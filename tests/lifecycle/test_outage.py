@@ -18,7 +18,7 @@ from tests.support.servers import Kind, Server, StartServer
 from tests.support.supervised import Supervised
 from tests.support.waiting import wait_until
 
-AWAY = 4.0
+AWAY = 10.0
 """Seconds; ops/chaos has longer outages."""
 
 ONE_FIXTURE = pytest.mark.parametrize("server", [Kind.VALKEY], indirect=True, ids=str)

@@ -54,7 +54,13 @@ def enforce(slots: Iterable[Slot], gaps: Gaps, now: float) -> None:
     """Interrupt and kill runs that are past their deadlines, were cancelled, or have lost their lease."""
     for slot in slots:
         process = slot.process
-        if process is not None and (run := process.record.running):
+        if process is None:
+            continue
+        run = process.record.running
+        if process.dumped_run not in (0, run):
+            process.forget_stack()  # that run has ended in time: its stack explains no later death
+            process.dumped_run = 0
+        if run:
             _enforce_one(slot, process, run, gaps, now)
 
 

@@ -215,10 +215,11 @@ class Fetcher:
         if not self._blocking_id:
             self._blocking_id = self._blocking.client_id()
         streams = {name: index for index in queues for name in self._keys[index].streams}
-        head = ("XREADGROUP", "GROUP", GROUP, self._spec.consumer, "COUNT", 1, "BLOCK", int(BLOCK * 1000))
+        block = PAUSED_SLEEP if self._paused else BLOCK  # a queue that is resumed must not wait for us
+        head = ("XREADGROUP", "GROUP", GROUP, self._spec.consumer, "COUNT", 1, "BLOCK", int(block * 1000))
         self._blocking.send(*head, "STREAMS", *streams, *(">" for _ in streams))
         unblocked = False
-        deadline = time.monotonic() + BLOCK + 2.0
+        deadline = time.monotonic() + block + 2.0
         while not self._blocking.wait(max(0.0, deadline - time.monotonic()), self._signals.wakeup):
             self._signals.drain_wakeups()
             if time.monotonic() > deadline:

@@ -28,6 +28,8 @@ HELD_AT, HELD_BYTES = 1024, 7168
 STACK_AT, STACK_BYTES = 8192, 8192
 OUTBOX_AT = 16384
 OUTBOX_BYTES = RECORD_BYTES - OUTBOX_AT
+OUTCOME_HEAD = 12
+"""Bytes before each outcome: the number of its run, and its length."""
 
 _SEQ_SHIFT = 24
 _USED_MASK = (1 << _SEQ_SHIFT) - 1
@@ -43,10 +45,13 @@ class Header(IntEnum):
     SUPERVISOR_TICK = 8
     PHASE = 9
     TARGETS = 32  # and the words behind it: how many workers each group should have
+    DEGRADED = 192  # likewise: 1 for a group whose workers keep dying
+    RESTART_AT = 352  # likewise: when the last of its empty slots is filled again; 0 if none waits
     # Written by maintenance.
     MAINTENANCE_TICK = 16
     NAME_LOST = 17  # another supervisor has taken our name
     NOTHING_LEFT = 18  # no job waits, runs or is due
+    REDIS_SEEN = 19  # when a round of duties last went well
 
 
 class Phase(IntEnum):
@@ -102,6 +107,7 @@ class Word(IntEnum):
     STALE = 37  # settles that were refused because the delivery had been taken
     RUN_TOKEN = 38  # the delivery's `run`
     LEFT = 39  # when it had settled its last job and began to end; 0 before
+    COUNTED = 40  # the run up to which outcomes were settled by the worker itself, and counted
     # Written by maintenance.
     OUTBOX_SETTLED = 48  # the run number up to which the outbox is settled
     SETTLED = 49  # the incarnation whose remains are settled
@@ -192,12 +198,12 @@ class Record:
         """Add the outcome of a run to the outbox; False where it does not fit."""
         words = self.words
         used = words[Word.OUTBOX] & _USED_MASK
-        end = used + 4 + len(outcome)
+        end = used + OUTCOME_HEAD + len(outcome)
         if end > OUTBOX_BYTES:
             return False
         start = OUTBOX_AT + used
-        self._bytes[start : start + 4] = len(outcome).to_bytes(4, "little")
-        self._bytes[start + 4 : OUTBOX_AT + end] = outcome
+        self._bytes[start : start + OUTCOME_HEAD] = (len(outcome) << 64 | run).to_bytes(OUTCOME_HEAD, "little")
+        self._bytes[start + OUTCOME_HEAD : OUTBOX_AT + end] = outcome
         words[Word.OUTBOX] = run << _SEQ_SHIFT | end
         return True
 
@@ -232,8 +238,8 @@ class Record:
     def job_name(self) -> str:
         return self.text(NAME_AT, self.words[Word.NAME_LENGTH]).decode(errors="replace")
 
-    def outbox(self) -> tuple[int, list[bytes]]:
-        """A consistent copy of the outbox: the number of the last run in it, and the outcomes."""
+    def outbox(self) -> tuple[int, list[tuple[int, bytes]]]:
+        """A consistent copy of the outbox: the number of the last run in it, and each run with its outcome."""
         while True:
             before = self.words[Word.OUTBOX]
             copy = self.text(OUTBOX_AT, before & _USED_MASK)
@@ -241,9 +247,10 @@ class Record:
                 break
         outcomes, at = [], 0
         while at < len(copy):
-            size = int.from_bytes(copy[at : at + 4], "little")
-            outcomes.append(copy[at + 4 : at + 4 + size])
-            at += 4 + size
+            head = int.from_bytes(copy[at : at + OUTCOME_HEAD], "little")
+            at, size = at + OUTCOME_HEAD, head >> 64
+            outcomes.append((head & (1 << 64) - 1, copy[at : at + size]))
+            at += size
         return before >> _SEQ_SHIFT, outcomes
 
     # What the supervisor writes.

@@ -21,12 +21,14 @@ from millstream.protocol.link import Link
 from millstream.supervisor import embedded, logs
 from millstream.supervisor.children import fork
 from millstream.supervisor.config import Settings
-from millstream.supervisor.identity import Identity, identify
+from millstream.supervisor.identity import Identity, identify, runtime_path
 from millstream.supervisor.maintenance.heartbeat import identity as identity_of
 from millstream.supervisor.master import Supervisor
 from millstream.supervisor.notify import Notifier
 from millstream.supervisor.plan import Plan, make_plan
 from millstream.supervisor.preflight import check_server
+from millstream.supervisor.web.folder import MetricsFolder, metrics_folder
+from millstream.worker import cells
 
 log = structlog.get_logger("millstream.supervisor")
 
@@ -37,10 +39,17 @@ def run(settings: Settings, *, burst: bool = False) -> int:
     Raises :class:`ConfigError`, :class:`Unavailable`, :class:`Unsupported`, :class:`NameTaken` where it cannot start.
     """
     logs.configure()
+    if settings.web.bind == "off":
+        return _run(settings, None, burst=burst)
+    with metrics_folder() as folder:
+        return _run(settings, folder, burst=burst)
+
+
+def _run(settings: Settings, folder: MetricsFolder | None, *, burst: bool) -> int:
     notifier = Notifier.from_environment()
     if not settings.app:
         raise ConfigError('app: name your application, as in app = "shop.jobs:app" (or --app, or MILLSTREAM_APP)')
-    app = _preload(settings.app) if settings.supervisor.preload else None
+    app = _preload(settings.app, folder) if settings.supervisor.preload else None
     queues = _queues_of_app(settings, app)
     location = settings.location
     server: embedded.Server | None = None
@@ -49,7 +58,7 @@ def run(settings: Settings, *, burst: bool = False) -> int:
         server = embedded.start(location.data, location.socket)
         print(server.announcement(), file=sys.stderr, flush=True)
     try:
-        plan = _claim(settings, queues, burst=burst)
+        plan = _claim(settings, queues, folder, burst=burst)
         setproctitle("millstream: supervisor")
         ready = partial(_say_ready, plan)
         supervisor = Supervisor(plan, app=app, server=server, notifier=notifier, on_ready=ready)
@@ -60,7 +69,7 @@ def run(settings: Settings, *, burst: bool = False) -> int:
     return supervisor.run()
 
 
-def _claim(settings: Settings, queues: tuple[str, ...], *, burst: bool) -> Plan:
+def _claim(settings: Settings, queues: tuple[str, ...], folder: MetricsFolder | None, *, burst: bool) -> Plan:
     """Check the server and claim our name on it; the connection is closed before anything is forked."""
     location = settings.location
     link = Link(location.url, timeout=5.0, connect_timeout=2.0)
@@ -68,7 +77,9 @@ def _claim(settings: Settings, queues: tuple[str, ...], *, burst: bool) -> Plan:
         check_server(link, Keys(location.prefix))
         own = identify(settings.supervisor.name, location.url, location.prefix)
         gone = _gone(link, Keys(location.prefix), own)
-        plan = make_plan(settings, own, gone, queues, burst=burst)
+        if folder is not None:
+            folder.succeed(runtime_path(own.name, location.url, location.prefix, "web"))
+        plan = make_plan(settings, own, gone, queues, burst=burst, metrics=str(folder or ""))
         if not plan.queues:
             raise ConfigError(f"app {plan.app!r} registers no jobs, and no [workers] group names a queue")
         beat = orjson.dumps({**identity_of(plan), "pid": os.getpid(), "state": "starting", "groups": {}, "workers": []})
@@ -94,8 +105,10 @@ def _gone(link: Link, keys: Keys, own: Identity) -> str:
     return str(holder.get("instance", "")) if holder and own.tree_is_gone(holder) else ""
 
 
-def _preload(reference: str) -> Millstream:
+def _preload(reference: str, folder: MetricsFolder | None) -> Millstream:
     """Import the application here, so that all workers share its memory. Raises :class:`ImportFailed`."""
+    if folder is not None:
+        cells.install(str(folder), cells.SUPERVISOR)
     app = import_app(reference)
     others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
     if others:

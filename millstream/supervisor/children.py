@@ -99,3 +99,16 @@ def spawn_maintenance(plan: Plan, board: Scoreboard, wake: int, forget: Callable
         return run_maintenance(plan, board, wake, parent)
 
     return fork(program)
+
+
+def spawn_web(plan: Plan, board: Scoreboard, forget: Callable[[], None]) -> int:
+    """Fork the web child."""
+    parent = os.getpid()
+
+    def program() -> int:
+        from millstream.supervisor.web.program import run_web
+
+        forget()
+        return run_web(plan, board, parent)
+
+    return fork(program)

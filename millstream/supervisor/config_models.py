@@ -13,6 +13,7 @@ from millstream.protocol.location import DEFAULT_PREFIX, Location
 from millstream.supervisor.config_layers import Layers
 from millstream.supervisor.config_values import (
     AppPath,
+    BacklogAges,
     Bind,
     Count,
     DrainSeconds,
@@ -70,10 +71,11 @@ class SupervisorSettings(Section):
 
 
 class Web(Section):
-    """Where the metrics, health checks, API and dashboard are served."""
+    """Where metrics and health checks are served, and what they judge. Durations are seconds."""
 
     bind: Bind = "127.0.0.1:7070"
     token: SecretStr | None = None
+    max_backlog_age: BacklogAges | None = None  # by queue, "*" for the others; None: any age is fine
 
 
 class Settings(Section):

@@ -51,6 +51,11 @@ def _queues(value: object) -> object:
     return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
+def _ages(value: object) -> object:
+    """A table of seconds by queue, or one number for all of them, which is kept under the name "*"."""
+    return value if isinstance(value, dict) else {"*": value}
+
+
 def _env_value(value: object) -> object:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
@@ -81,11 +86,15 @@ QueueName = Annotated[
     str, _matching(f"{_NAME}(@{_NAME})?", "1 to 100 letters, digits and . _ - (then @tag, if wanted)")
 ]
 AppPath = Annotated[str, _matching(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", 'like "module:object"')]
-Bind = Annotated[str, _matching(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):\d{1,5}", 'like "127.0.0.1:7070" or "[::1]:7070"')]
+Bind = Annotated[
+    str,
+    _matching(r"off|(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):\d{1,5}", 'like "127.0.0.1:7070" or "[::1]:7070", or "off"'),
+]
 Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
 Seconds = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
 PositiveSeconds = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
 DrainSeconds = Annotated[float, BeforeValidator(_number), Field(ge=0)]  # "inf": wait for ever
+BacklogAges = Annotated[dict[str, PositiveSeconds], BeforeValidator(_ages)]
 Size = Annotated[ByteSize, BeforeValidator(_number), Field(gt=0)]
 Processes = Annotated[int | Literal["auto"] | Range, PlainValidator(_processes)]
 EnvValue = Annotated[str, BeforeValidator(_env_value)]

@@ -88,6 +88,8 @@ class DemoSupervisor:
             "[supervisor]",
             f'name = "{NAME}"',
             "drain_timeout = 10",
+            "[web]",
+            'bind = "off"',
             "[workers.demo]",
             f'queues = ["{QUEUE}"]',
             f"processes = {self.processes}",

@@ -53,10 +53,7 @@ def identify(name: str, url: str, prefix: str) -> Identity:
 
 
 def _take_lock(name: str, url: str, prefix: str) -> int:
-    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"millstream-{os.getuid()}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    digest = hashlib.sha256(f"{url}\0{prefix}\0{name}".encode()).hexdigest()[:24]
-    path = folder / f"{digest}.lock"
+    path = runtime_path(name, url, prefix, "lock")
     deadline = time.monotonic() + LOCK_PATIENCE
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -73,6 +70,19 @@ def _take_lock(name: str, url: str, prefix: str) -> int:
                     "give this one another name: supervisor.name or MILLSTREAM_SUPERVISOR__NAME"
                 ) from None
             time.sleep(0.05)
+
+
+def runtime_folder() -> Path:
+    """Where the supervisors of this user keep small files while they run."""
+    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"millstream-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def runtime_path(name: str, url: str, prefix: str, kind: str) -> Path:
+    """A file of the one supervisor that may have this name on this server and prefix."""
+    digest = hashlib.sha256(f"{url}\0{prefix}\0{name}".encode()).hexdigest()[:24]
+    return runtime_folder() / f"{digest}.{kind}"
 
 
 def _boot_id() -> str:

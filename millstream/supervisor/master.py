@@ -25,6 +25,7 @@ from millstream.supervisor.plan import Plan
 from millstream.supervisor.server_child import ServerChild
 from millstream.supervisor.signals import Signals
 from millstream.supervisor.slot import Slot
+from millstream.supervisor.web_child import WebChild
 from millstream.supervisor.workers import Workers
 
 log = structlog.get_logger("millstream.supervisor")
@@ -75,6 +76,7 @@ class Supervisor:
         self._workers = Workers(plan, self._board, app, self._forget)
         self._maintenance = MaintenanceChild(plan, self._board, self._forget)
         self._server = ServerChild(server)
+        self._web = WebChild(plan, self._board, self._forget)
         self._gaps = Gaps(time.monotonic())
         self._memory = memory.Limits({group.name: group.memory_limit for group in plan.groups})
         self._stage = Stage.RUNNING
@@ -94,6 +96,7 @@ class Supervisor:
             self._keep_children()
             self._advance()
             self._tick_and_sleep()
+        self._web.stop()
         self._server.stop()
         log.info("supervisor.stopped", exit_code=self._exit_code)
         return self._exit_code
@@ -110,6 +113,8 @@ class Supervisor:
                 self._maintenance.died(status, expected=self._stage is Stage.LEAVING)
             elif pid == self._server.pid:
                 self._server.died(status)
+            elif pid == self._web.pid:
+                self._web.died(status)
             else:
                 log.debug("child.adopted_reaped", pid=pid)
 
@@ -172,7 +177,7 @@ class Supervisor:
             record = process.record
             job = record.job_id if record.running else None
             log.info("child", worker=slot.name, pid=process.pid, job=job, done=record.words[Word.DONE])
-        log.info("child", maintenance=self._maintenance.pid, server=self._server.pid)
+        log.info("child", maintenance=self._maintenance.pid, web=self._web.pid, server=self._server.pid)
 
     # Enforce deadlines.
 
@@ -208,6 +213,7 @@ class Supervisor:
         if self._stage is not Stage.LEAVING:
             self._server.keep_alive(now)
             self._maintenance.keep_alive(now)
+            self._web.keep_alive(now)
 
     def _forget(self) -> None:
         """In a child: let go of what is the supervisor's own."""

@@ -50,6 +50,9 @@ class Plan:
     restart_intensity: int
     restart_period: float
     burst: bool = False
+    bind: str = ""  # where to serve metrics and health; "" for nowhere
+    metrics: str = ""  # the folder of what is counted; "" where nothing is served
+    max_backlog_age: dict[str, float] = field(default_factory=dict)
 
     @property
     def instance(self) -> str:
@@ -74,11 +77,16 @@ class Plan:
         return 2 * sum(group.processes for group in self.groups) + SPARE_RECORDS
 
 
-def make_plan(settings: Settings, identity: Identity, gone: str, app_queues: tuple[str, ...], *, burst: bool) -> Plan:
-    """Work out the plan. *app_queues* are those of the registered jobs, for groups that name none."""
+def make_plan(
+    settings: Settings, identity: Identity, gone: str, app_queues: tuple[str, ...], *, burst: bool, metrics: str = ""
+) -> Plan:
+    """Work out the plan. *app_queues* are those of the registered jobs, for groups that name none.
+
+    *metrics* is the folder of what is counted, "" where nothing is served.
+    """
     location, own = settings.location, settings.supervisor
     groups = tuple(
-        _group_plan(index, group, settings, identity, app_queues)
+        _group_plan(index, group, settings, identity, app_queues, metrics)
         for index, group in enumerate(settings.workers.values())
     )
     return Plan(
@@ -95,11 +103,14 @@ def make_plan(settings: Settings, identity: Identity, gone: str, app_queues: tup
         restart_intensity=own.restart_intensity,
         restart_period=own.restart_period,
         burst=burst,
+        bind=settings.web.bind if metrics else "",
+        metrics=metrics,
+        max_backlog_age=settings.web.max_backlog_age or {},
     )
 
 
 def _group_plan(
-    index: int, group: Group, settings: Settings, identity: Identity, app_queues: tuple[str, ...]
+    index: int, group: Group, settings: Settings, identity: Identity, app_queues: tuple[str, ...], metrics: str
 ) -> GroupPlan:
     own, count = settings.supervisor, processes(group)
     queues = group.queues or app_queues
@@ -121,6 +132,7 @@ def _group_plan(
         max_age=group.max_age,
         max_rss=group.max_rss,
         env=_environment(group, count),
+        metrics=metrics,
     )
     return GroupPlan(
         index=index,

@@ -100,13 +100,21 @@ class Workers:
     def restore_count(self, now: float) -> None:
         """Fill, add and retire slots until each group has what it should have."""
         for group in self._plan.groups:
-            self._board.header[Header.TARGETS + group.index] = self._targets[group.name]
             self._judge_intensity(group, now)
             self._match_target(group)
+            self._publish(group, now)
             for slot in self._slots_of(group):
                 if slot.process is None and not slot.retiring and now >= slot.not_before:
                     self._spawn(group, slot, now)
         self._slots = [slot for slot in self._slots if slot.process is not None or not slot.retiring]
+
+    def _publish(self, group: GroupPlan, now: float) -> None:
+        """Say in the scoreboard what only we know of a group."""
+        header = self._board.header
+        waiting = [slot.not_before for slot in self._slots_of(group) if slot.process is None and slot.not_before > now]
+        header[Header.TARGETS + group.index] = self._targets[group.name]
+        header[Header.DEGRADED + group.index] = int(group.name in self._degraded)
+        header[Header.RESTART_AT + group.index] = int(max(waiting, default=0.0) * 1e9)
 
     def free_settled_records(self) -> None:
         """Free the records of the dead that maintenance has settled."""

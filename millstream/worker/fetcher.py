@@ -21,6 +21,7 @@ from millstream.protocol.transitions import Fetched, Outcome, Verdict
 from millstream.worker.pace import Pace
 from millstream.worker.signals import Signals
 from millstream.worker.spec import WorkerSpec
+from millstream.worker.tally import Uncounted
 
 log = structlog.get_logger("millstream.worker")
 
@@ -56,16 +57,18 @@ class Fetcher:
     what the lost reply delivered.
     """
 
-    def __init__(self, spec: WorkerSpec, record: Record, signals: Signals) -> None:
+    def __init__(self, spec: WorkerSpec, record: Record, signals: Signals, tally: Uncounted) -> None:
         self._spec = spec
         self._record = record
         self._signals = signals
+        self._tally = tally
         self._keys = spec.queue_keys
         self._paces = [Pace() for _ in self._keys]
         self._commands = Link(spec.url, timeout=5.0)
         self._blocking = Link(spec.url, timeout=BLOCK + 3.0)
         self._blocking_id = 0
         self._uncertain = False
+        self._resent = False  # the outcomes at hand were sent before, and no reply came
         self._joined = False
         self._failures = 0
         self._paused: set[int] = set()
@@ -81,7 +84,7 @@ class Fetcher:
         first = order[0] if order else None
         if self._uncertain and outcomes:
             # What we hold is read only when this is settled: else an entry that was run could be delivered again.
-            self._judge(outcomes, self._run([self._settle_call(queue, outcomes)])[0])
+            self._judge(queue, outcomes, self._run([self._settle_call(queue, outcomes)])[0])
             outcomes = ()
         calls: list[Call[Any]] = []
         if outcomes:
@@ -90,7 +93,7 @@ class Fetcher:
             calls.append(self._fetch_call(first))
         replies = self._run(calls)
         if outcomes:
-            self._judge(outcomes, replies[0])
+            self._judge(queue, outcomes, replies[0])
         if first is None:
             return None
         delivery = self._delivered(first, replies[-1])
@@ -184,13 +187,15 @@ class Fetcher:
             self._joined, self._uncertain = False, True
             raise
         except MillstreamError:
-            self._uncertain = True
+            self._uncertain = self._resent = True
             raise
         self._failures = 0
         self._record.words[Word.LAST_FETCH] = time.monotonic_ns()
         return replies
 
-    def _judge(self, outcomes: Sequence[Outcome], verdicts: Sequence[tuple[Verdict, str]]) -> None:
+    def _judge(self, queue: int, outcomes: Sequence[Outcome], verdicts: Sequence[tuple[Verdict, str]]) -> None:
+        self._tally.judged(self._spec.queues[queue], outcomes, verdicts, resent=self._resent)
+        self._resent = False
         for outcome, (verdict, reason) in zip(outcomes, verdicts, strict=True):
             if verdict is Verdict.STALE:
                 self._record.words[Word.STALE] += 1

@@ -22,6 +22,7 @@ from millstream.worker.outbox import Outbox
 from millstream.worker.refusals import malformed, unknown_job
 from millstream.worker.signals import Signals
 from millstream.worker.spec import WorkerSpec
+from millstream.worker.tally import Uncounted
 
 log = structlog.get_logger("millstream.worker")
 
@@ -43,13 +44,14 @@ class Batch:
 class Worker:
     """One incarnation of one slot."""
 
-    def __init__(self, app: Millstream, spec: WorkerSpec, record: Record, signals: Signals) -> None:
+    def __init__(self, app: Millstream, spec: WorkerSpec, record: Record, signals: Signals, tally: Uncounted) -> None:
         self._app = app
         self._spec = spec
         self._words = record.words
         self._record = record
         self._signals = signals
-        self._fetcher = Fetcher(spec, record, signals)
+        self._tally = tally
+        self._fetcher = Fetcher(spec, record, signals, tally)
         self._execution = Execution(spec.worker, signals)
         self._outbox = Outbox(record)
         self._queue = 0
@@ -81,6 +83,7 @@ class Worker:
         outcomes = self._outbox.unsettled()
         delivery = self._fetcher.exchange(self._queue, outcomes, fetch=not self._signals.stopping)
         self._outbox.clear()
+        self._tally.forget()
         self._words[Word.HELD_LENGTH] = 0
         return delivery
 
@@ -127,7 +130,7 @@ class Worker:
         batch.next += 1
         outcome = self._execution.run(run)
         batch.seconds += run.duration
-        self._post(outcome)
+        self._post(outcome, run)
         return True
 
     def _announce(self, run: Run, batch: Batch) -> None:
@@ -149,11 +152,12 @@ class Worker:
         self._run = run.number
         words[Word.RUN] = run.number
 
-    def _post(self, outcome: Outcome | None) -> None:
-        """Keep the outcome where it outlives us, before the next job starts."""
+    def _post(self, outcome: Outcome | None, run: Run | None = None) -> None:
+        """Keep the outcome of a run, or of a refusal, where it outlives us, before the next job starts."""
         if outcome is not None:
             if self._words[Word.RUN] == 0:
                 self._run += 1  # a refusal is no run, but its outcome needs a number of its own
+            self._tally.note(self._run, outcome, run)
             fits = self._outbox.post(self._run, outcome)
             if not fits:
                 self._words[Word.HARD] = self._words[Word.SOFT] = 0  # the run is over, however long this takes
@@ -217,6 +221,7 @@ class Worker:
         if not self._outage:
             log.warning("redis.lost", error=str(error))
             self._outage = True
+        self._tally.redis_failed()
         self._fetcher.back_off()
 
     def _back_in_touch(self) -> None:

@@ -19,9 +19,11 @@ from millstream.protocol.app import Millstream
 from millstream.protocol.errors import ImportFailed, MillstreamError
 from millstream.protocol.importing import import_app
 from millstream.protocol.scoreboard import Record, Word
+from millstream.worker import cells
 from millstream.worker.loop import Worker
 from millstream.worker.signals import Signals
 from millstream.worker.spec import WorkerSpec
+from millstream.worker.tally import Tally, Uncounted
 
 log = structlog.get_logger("millstream.worker")
 
@@ -35,6 +37,8 @@ def run_worker(spec: WorkerSpec, record: Record, stack_file: int, parent: int, a
     """Be a worker; returns the exit code. *app* is the application where the supervisor has imported it before."""
     signals = Signals(record)
     _settle_in(spec, signals, stack_file, parent)
+    if spec.metrics:  # before the application is imported: the metrics that it defines are to be kept there too
+        cells.install(spec.metrics, str(record.index))
     try:
         app = app or import_app(spec.app)
         app.connect_to(spec.url, spec.prefix)
@@ -42,9 +46,10 @@ def run_worker(spec: WorkerSpec, record: Record, stack_file: int, parent: int, a
     except MillstreamError as error:
         log.error("worker.boot_failed", group=spec.group, slot=spec.slot, error=str(error))
         return EXIT_CONFIG
+    tally = _tally(spec, record, app)
     gc.freeze()
     record.words[Word.READY] = 1
-    Worker(app, spec, record, signals).work()
+    Worker(app, spec, record, signals, tally).work()
     record.words[Word.LEFT] = time.monotonic_ns()
     try:
         _call_hooks("on_worker_stop", app.stop_hooks)
@@ -75,6 +80,14 @@ def die_with_parent(parent: int, death_signal: int = signal.SIGKILL) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def _tally(spec: WorkerSpec, record: Record, app: Millstream) -> Uncounted:
+    """What counts our jobs: nothing, where nothing is served that could show it."""
+    if not spec.metrics:
+        return Uncounted()
+    jobs = [job for name in app.registry.names if (job := app.registry.get(name))]
+    return Tally(spec, record, jobs)
 
 
 def _call_hooks(kind: str, hooks: list[Callable[[], object]]) -> None:

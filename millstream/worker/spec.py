@@ -28,6 +28,7 @@ class WorkerSpec:
     max_age: float | None = None
     max_rss: int | None = None
     env: dict[str, str] = field(default_factory=dict)
+    metrics: str = ""  # the folder of what is counted; "" where nothing shows it
 
     @property
     def consumer(self) -> str:

@@ -62,7 +62,8 @@ class Supervised:
     @property
     def environment(self) -> dict[str, str]:
         """The subprocess's environment; also right for commands that are to see the same configuration."""
-        env = {**os.environ, "MILLSTREAM_PREFIX": self.prefix}
+        # Nothing is served unless a test wants it: one address cannot be shared by tests that run at the same time.
+        env = {**os.environ, "MILLSTREAM_PREFIX": self.prefix, "MILLSTREAM_WEB__BIND": "off"}
         env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), env.get("PYTHONPATH"))))
         if self.redis_url is not None:
             env["MILLSTREAM_REDIS_URL"] = self.redis_url

@@ -37,6 +37,7 @@ from millstream.worker.fetcher import Delivery
 from millstream.worker.loop import Worker
 from millstream.worker.signals import Signals
 from millstream.worker.spec import WorkerSpec
+from millstream.worker.tally import Uncounted
 
 STARTED, ENDED, CANCELLED, REVOKED_LAST, REVOKED_BATCH, BATCHES = range(6)
 NOTES_BYTES = 4096
@@ -99,7 +100,7 @@ def be_worker(record: Record) -> None:
     signals = Signals(record)
     signals.install()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    worker = Worker(app, spec, record, signals)
+    worker = Worker(app, spec, record, signals, Uncounted())
     worker._fetcher = Supply()  # type: ignore[assignment]
     worker._execution = Watched(spec.worker, signals)
     worker_of_child[:] = [worker]

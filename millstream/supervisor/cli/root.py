@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("running:up", "Run the supervisor and its workers."),
     "demo": ("running:demo", "Analyse a folder of files with several worker processes, and sum it up."),
     "check": ("configuration:check", "Check the configuration and the application; start nothing."),
+    "healthcheck": ("healthcheck:healthcheck", "Ask the supervisor on this host how it is."),
     "config": ("configuration:config", "Show the configuration."),
     "enqueue": ("enqueueing:enqueue", "Enqueue one job and print its id."),
     "queues": ("queues:queues", "List, show, pause, resume and purge queues."),

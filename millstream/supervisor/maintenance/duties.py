@@ -19,6 +19,8 @@ from millstream.protocol.errors import MillstreamError, Unavailable
 from millstream.protocol.keys import SCHEMA, STREAMS, QueueKeys
 from millstream.protocol.link import Link, NoGroup
 from millstream.protocol.scoreboard import Header, RecordState, Scoreboard, Word
+from millstream.supervisor.maintenance import facts
+from millstream.supervisor.maintenance.counting import Uncounted
 from millstream.supervisor.maintenance.heartbeat import heartbeat
 from millstream.supervisor.plan import Plan
 
@@ -56,9 +58,10 @@ LEASE_EXPIRED = orjson.dumps(
 class Duties:
     """Runs the duties of one supervisor, each at its own interval, on connections of its own."""
 
-    def __init__(self, plan: Plan, board: Scoreboard) -> None:
+    def __init__(self, plan: Plan, board: Scoreboard, counts: Uncounted) -> None:
         self._plan = plan
         self._board = board
+        self._counts = counts
         self._link = Link(plan.url, timeout=5.0)
         self._ears = Link(plan.url, timeout=LISTEN + 5.0)
         self._stopping = threading.Event()
@@ -84,6 +87,8 @@ class Duties:
                 self._every("resume", 1.0, self._resume)
                 self._every("prune", PRUNE_EVERY, self._prune)
                 self._every("left", 0.2, self._look_for_work) if self._plan.burst else None
+                self._every("facts", facts.EVERY, self._collect_facts) if self._plan.metrics else None
+                self._board.header[Header.REDIS_SEEN] = time.monotonic_ns()
                 self._listen()
                 self._cancel_runs()
                 self._failures = 0
@@ -198,6 +203,7 @@ class Duties:
         step = self._link.run(call)
         self._cursors[keys.queue, stream] = step.cursor
         if step.recovered:
+            self._counts.redelivered(keys.queue, "idle", step.recovered - step.dead)
             log.warning("jobs.recovered", queue=keys.queue, stream=stream, count=step.recovered, dead=step.dead)
         if step.cursor:
             self._timers.pop("recover", None)  # there is more: go on at once
@@ -239,6 +245,10 @@ class Duties:
             left += sum(self._link.execute("XLEN", name) for name in (*keys.streams, keys.held))
             left += self._link.execute("ZCARD", keys.due)
         self._board.header[Header.NOTHING_LEFT] = int(left == 0)
+
+    def _collect_facts(self) -> None:
+        """Leave for the web child what metrics and health checks say of queues: it does not ask Redis itself."""
+        facts.collect(self._link, self._plan)
 
     def _listen(self) -> None:
         """Wait for messages, for the next due job, or for a second."""
@@ -305,6 +315,7 @@ class Duties:
         if self._failures == 0:
             log.debug("redis.lost", error=str(error))
         self._failures += 1
+        self._counts.redis_failed("duties")
         self._sweep_from = time.monotonic() + self._plan.lease
         self._timers.clear()
         self._next_due.clear()

@@ -10,6 +10,7 @@ import structlog
 from setproctitle import setproctitle
 
 from millstream.protocol.scoreboard import Scoreboard
+from millstream.supervisor.maintenance.counting import Counting, Uncounted
 from millstream.supervisor.maintenance.duties import Duties
 from millstream.supervisor.maintenance.orphans import end_the_tree
 from millstream.supervisor.maintenance.urgent import Urgent
@@ -40,10 +41,11 @@ def run_maintenance(plan: Plan, board: Scoreboard, wake: int, parent: int) -> in
     setproctitle("millstream: maintenance")
     structlog.contextvars.bind_contextvars(pid=os.getpid())
 
-    duties = Duties(plan, board)
+    counts = Counting(plan) if plan.metrics else Uncounted()
+    duties = Duties(plan, board, counts)
     thread = threading.Thread(target=duties.run, name="duties", daemon=True)
     thread.start()
-    urgent = Urgent(plan, board, wake, parent)
+    urgent = Urgent(plan, board, wake, parent, counts)
     urgent.run()
     duties.stop()
     if urgent.orphaned:

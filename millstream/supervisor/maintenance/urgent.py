@@ -10,6 +10,7 @@ import os
 import random
 import select
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -19,8 +20,10 @@ from millstream.protocol.call import Call
 from millstream.protocol.errors import MillstreamError
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.link import Link, NoGroup
-from millstream.protocol.scoreboard import Header, Phase, Record, RecordState, Scoreboard, Word
-from millstream.protocol.transitions import Outcome
+from millstream.protocol.scoreboard import Cause, Header, Phase, Record, RecordState, Scoreboard, Word
+from millstream.protocol.transitions import Outcome, Verdict
+from millstream.supervisor.endings import describe
+from millstream.supervisor.maintenance.counting import Uncounted, accepted
 from millstream.supervisor.maintenance.post_mortem import outcome_of_death
 from millstream.supervisor.plan import GroupPlan, Plan
 from millstream.worker.fetcher import BLOCK
@@ -37,14 +40,21 @@ SUPERVISOR_SILENT = 2.0
 """Seconds without a tick of the supervisor after which its leases are not renewed: nobody enforces deadlines."""
 
 
+Runs = Sequence[tuple[int, Outcome]]
+"""Outcomes, each with the number of its run in its worker."""
+
+Verdicts = list[tuple[Verdict, str]]
+
+
 class Urgent:
     """Renews, settles and hands back, on a connection of its own."""
 
-    def __init__(self, plan: Plan, board: Scoreboard, wake: int, parent: int) -> None:
+    def __init__(self, plan: Plan, board: Scoreboard, wake: int, parent: int, counts: Uncounted) -> None:
         self._plan = plan
         self._board = board
         self._wake = wake
         self._parent = parent
+        self._counts = counts
         # Shorter than the supervisor's patience with us: a server that hangs must not look like us hanging.
         self._link = Link(plan.url, timeout=0.6, connect_timeout=0.6)
         self._renewed = 0.0
@@ -77,6 +87,7 @@ class Urgent:
             if self._failures == 0:
                 log.warning("redis.lost", error=str(error))
             self._failures += 1
+            self._counts.redis_failed("urgent")
             self._retry_at = time.monotonic() + random.uniform(0.05, min(1.0, 0.1 * 2**self._failures))
         else:
             if self._failures:
@@ -136,16 +147,19 @@ class Urgent:
 
     def _settle_death(self, record: Record, *, uncounted: bool) -> None:
         group, consumer = self._group(record), self._consumer(record)
-        outcomes = self._unsettled(record)[1]
+        runs = self._unsettled(record)[1]
         running = record.running
-        if running and not uncounted and (outcome := outcome_of_death(record, group, self._plan)):
-            outcomes.append(outcome)
-        calls: list[Call[Any]] = []
-        if outcomes:
-            calls.append(transitions.settle(self._keys(record), consumer, outcomes, group.worker.unknown_grace))
+        last = None if uncounted or not running else outcome_of_death(record, group, self._plan)
+        if last is not None:
+            runs.append((running, last))
+        calls: list[Call[Any]] = [self._settle_call(record, runs)] if runs else []
         for queue in group.queues:
             calls.append(transitions.retire(self._plan.keys.queue(queue), consumer, delete=False))
-        self._link.run_many(calls)
+        replies = self._link.run_many(calls)
+        self._count(record, runs, replies[0] if runs else [])
+        if running and last is None:
+            self._counts.redelivered(self._queue(record), "shutdown")
+        self._counts.exited(group.name, describe(record.words[Word.EXIT], Cause(record.words[Word.CAUSE])))
         # A blocked read of the dead client may still be served: look again when that is over, then forget it.
         self._second_looks.append((time.monotonic() + 2 * BLOCK, group, consumer))
 
@@ -167,13 +181,9 @@ class Urgent:
             words = record.words
             if not record.running or words[Word.STARTED] > late:
                 continue
-            last, outcomes = self._unsettled(record)
-            if outcomes and record.words[Word.QUEUE] < len(self._group(record).queues):
-                group = self._group(record)
-                call = transitions.settle(
-                    self._keys(record), self._consumer(record), outcomes, group.worker.unknown_grace
-                )
-                self._link.run(call)
+            last, runs = self._unsettled(record)
+            if runs and record.words[Word.QUEUE] < len(self._group(record).queues):
+                self._count(record, runs, self._link.run(self._settle_call(record, runs)))
                 words[Word.OUTBOX_SETTLED] = last
 
     def _hand_back(self) -> None:
@@ -193,12 +203,21 @@ class Urgent:
 
     # Small things.
 
-    def _unsettled(self, record: Record) -> tuple[int, list[Outcome]]:
-        """The outcomes in a record's outbox, unless all of them were settled before."""
+    def _unsettled(self, record: Record) -> tuple[int, list[tuple[int, Outcome]]]:
+        """The number of the last run in a record's outbox, and the runs that we have not settled, with outcomes."""
         last, packed = record.outbox()
-        if last <= record.words[Word.OUTBOX_SETTLED]:
-            return last, []
-        return last, [Outcome.unpack(outcome) for outcome in packed]
+        settled = record.words[Word.OUTBOX_SETTLED]
+        return last, [(run, Outcome.unpack(outcome)) for run, outcome in packed if run > settled]
+
+    def _settle_call(self, record: Record, runs: Runs) -> Call[Verdicts]:
+        grace = self._group(record).worker.unknown_grace
+        return transitions.settle(self._keys(record), self._consumer(record), [one for _, one in runs], grace)
+
+    def _count(self, record: Record, runs: Runs, verdicts: Verdicts) -> None:
+        """Count what was settled here, each run once: some may have been settled, and counted, by the worker."""
+        counted = record.words[Word.COUNTED]
+        judged = [accepted(verdict, run, counted) for (run, _), (verdict, _) in zip(runs, verdicts, strict=True)]
+        self._counts.settled(self._queue(record), [outcome for _, outcome in runs], judged)
 
     def _rejoin(self) -> None:
         """The server lost its data: make the groups again, so that what workers hold can be judged."""
@@ -210,8 +229,11 @@ class Urgent:
     def _group(self, record: Record) -> GroupPlan:
         return self._plan.groups[record.words[Word.GROUP]]
 
+    def _queue(self, record: Record) -> str:
+        return self._group(record).queues[record.words[Word.QUEUE]]
+
     def _keys(self, record: Record) -> QueueKeys:
-        return self._plan.keys.queue(self._group(record).queues[record.words[Word.QUEUE]])
+        return self._plan.keys.queue(self._queue(record))
 
     def _consumer(self, record: Record) -> str:
         words = record.words

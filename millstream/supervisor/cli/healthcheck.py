@@ -1,0 +1,72 @@
+"""``millstream healthcheck``: asks the web child of the supervisor on this host, for containers without curl."""
+
+from __future__ import annotations
+
+import http.client
+from typing import Any
+
+import click
+import orjson
+
+from millstream.protocol.errors import Unavailable
+from millstream.supervisor.cli.options import Globals, connection_options, output_options
+from millstream.supervisor.cli.output import print_fields
+from millstream.supervisor.cli.session import Session
+from millstream.supervisor.config import Settings
+
+TIMEOUT = 5.0
+"""Seconds to wait for the answer."""
+
+
+@click.command()
+@click.option("--ready", is_flag=True, help="Ask whether it works, not only whether it is sane.")
+@connection_options
+@output_options
+@click.pass_obj
+def healthcheck(options: Globals, ready: bool) -> int:
+    """Ask the supervisor on this host how it is.
+
+    Exit code 0: well, or degraded. 1: unhealthy, or not ready. 69: nobody answers.
+    """
+    session = Session(options)
+    address = _address(session.settings)
+    code, report = _ask(address, "/readyz" if ready else "/healthz")
+    reasons = "\n".join(reason["text"] for reason in report.get("reasons", ()))
+    print_fields(report, session.output, shown={"status": report.get("status"), "reasons": reasons or None})
+    return 0 if code == 200 else 1
+
+
+def _address(settings: Settings) -> str:
+    """Where the web child listens: as configured, or as it says itself where any port is fine."""
+    if settings.web.bind == "off":
+        raise Unavailable('nothing answers: web.bind is "off"')
+    if settings.web.bind.rpartition(":")[2].strip("0"):
+        return _local(settings.web.bind)
+    from millstream.supervisor.identity import runtime_path
+    from millstream.supervisor.web.folder import ADDRESS
+
+    location = settings.location
+    link = runtime_path(settings.supervisor.name, location.url, location.prefix, "web")
+    try:
+        return _local((link / ADDRESS).read_text())
+    except OSError:
+        raise Unavailable(f"no supervisor {settings.supervisor.name!r} runs on this host and serves anything") from None
+
+
+def _local(address: str) -> str:
+    """An address that listens on all interfaces is asked on the loopback."""
+    host, _, port = address.rpartition(":")
+    loopback = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+    return f"{loopback.get(host, host)}:{port}"
+
+
+def _ask(address: str, path: str) -> tuple[int, dict[str, Any]]:
+    connection = http.client.HTTPConnection(address, timeout=TIMEOUT)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, orjson.loads(answer.read())
+    except (OSError, http.client.HTTPException, orjson.JSONDecodeError) as error:
+        raise Unavailable(f"nobody answers at {address}: {error}") from None
+    finally:
+        connection.close()

@@ -1,0 +1,112 @@
+"""What maintenance counts: the runs that it settles for workers, and how workers ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+
+from millstream.protocol.transitions import Kind, Outcome, Verdict
+from millstream.supervisor.endings import Ending
+from millstream.supervisor.plan import Plan
+from millstream.worker import cells, metrics
+from millstream.worker.cells import Counter
+from millstream.worker.metrics import Fact, JobSeries
+
+OWNER = "m"
+"""The name of maintenance's files."""
+
+EXIT_REASONS = {"cancel": "cancelled", "lease_lost": "lease_expired"}
+"""What metrics call the endings that have another name there."""
+
+REASONS = (
+    "clean",
+    "timeout",
+    "memory",
+    "drain",
+    "cancelled",
+    "lease_expired",
+    "hook",
+    "crash",
+    "exit",
+)
+
+OPERATIONS = ("urgent", "duties")
+
+_NOT_REGISTERED = ("unknown_job", "malformed")
+
+
+class Uncounted:
+    """The counts where nothing is served that could show them."""
+
+    def settled(self, queue: str, outcomes: Sequence[Outcome], verdicts: Sequence[bool | None]) -> None:
+        """Count runs that were settled: accepted (True), refused as stale (False), or neither (None)."""
+
+    def exited(self, group: str, ending: Ending) -> None:
+        """Count a worker's end."""
+
+    def redelivered(self, queue: str, reason: str, count: int = 1) -> None:
+        """Count runs that started, did not end, and are delivered again."""
+
+    def redis_failed(self, operation: str) -> None:
+        """Count a failed round of the urgent loop or of the duties."""
+
+
+class Counting(Uncounted):
+    """Counts in maintenance's own files."""
+
+    def __init__(self, plan: Plan) -> None:
+        cells.install(plan.metrics, OWNER)
+        self._series = JobSeries()
+        self._busy = {group.name: Counter(metrics.BUSY, group.name) for group in plan.groups}
+        self._exits = {
+            (group.name, reason): Counter(metrics.EXITS, group.name, reason)
+            for group in plan.groups
+            for reason in REASONS
+        }
+        self._errors = {name: Counter(metrics.REDIS_ERRORS, name) for name in OPERATIONS}
+        self._stale = Counter(metrics.STALE)
+        for queue in plan.queues:
+            for reason in metrics.REASONS:
+                self._series.redelivered(queue, reason, 0)
+
+    def settled(self, queue: str, outcomes: Sequence[Outcome], verdicts: Sequence[bool | None]) -> None:
+        accepted: list[Fact] = []
+        for outcome, verdict in zip(outcomes, verdicts, strict=True):
+            if verdict:
+                accepted.append(_fact(outcome))
+                if outcome.kind == Kind.CRASH:
+                    self._series.redelivered(queue, "crash")
+                elif outcome.kind == Kind.RELEASE and outcome.number == 0:  # interrupted, not snoozed
+                    self._series.redelivered(queue, "shutdown")
+            elif verdict is False:
+                self._stale.add()
+        self._series.count(queue, accepted)
+
+    def exited(self, group: str, ending: Ending) -> None:
+        self._exits[group, EXIT_REASONS.get(ending.cause, ending.cause)].add()
+
+    def redelivered(self, queue: str, reason: str, count: int = 1) -> None:
+        self._series.redelivered(queue, reason, count)
+
+    def redis_failed(self, operation: str) -> None:
+        self._errors[operation].add()
+
+
+def accepted(verdict: Verdict, run: int, counted: int) -> bool | None:
+    """Whether a settle is to be counted: one that was accepted before is, unless its worker came to count it."""
+    if verdict is Verdict.ALREADY:
+        return True if run > counted else None
+    return {Verdict.OK: True, Verdict.STALE: False}.get(verdict)
+
+
+def _fact(outcome: Outcome) -> Fact:
+    """What the row of a run tells; a release has none."""
+    row = orjson.loads(outcome.row) if outcome.row else {}
+    cause, name = row.get("c"), row.get("n")
+    if not name or cause in _NOT_REGISTERED:
+        return Fact(metrics.UNKNOWN, outcome.kind, 0.0, -1.0, 0.0, 0)
+    started, duration = row["s"], row["d"]
+    wait = max(0, started - int(outcome.ref[1:].partition("-")[0])) / 1000
+    total = max(0.0, (started - row["t"]) / 1000 + duration) if "t" in row else wait + duration
+    return Fact(name, outcome.kind, duration, wait, total, row["a"])

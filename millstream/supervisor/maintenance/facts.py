@@ -1,0 +1,89 @@
+"""What is known of the queues and of other hosts, for metrics and health checks, in a small file.
+
+The web child reads the file, so that a scrape never waits for Redis, and Redis is asked at the same pace however many
+ask us.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from millstream.protocol.inspect import Host, hosts, known_queues, survey
+from millstream.protocol.keys import QueueKeys
+from millstream.protocol.link import Link
+from millstream.supervisor.plan import Plan
+
+EVERY = 3.0
+"""Seconds between two collections."""
+
+AT_ONCE = 25
+"""Queues that are counted in one round trip."""
+
+MOST = 1000
+"""Queues that are counted at all: our own first."""
+
+FILE = "facts.json"
+
+
+def collect(link: Link, plan: Plan) -> None:
+    """Ask Redis and replace the file. Raises :class:`Unavailable`."""
+    began = time.monotonic()
+    own = plan.queue_keys
+    served = {keys.queue for keys in own}
+    found = [*own, *(keys for keys in known_queues(link, plan.keys) if keys.queue not in served)][:MOST]
+    queues: list[dict[str, Any]] = []
+    for start in range(0, len(found), AT_ONCE):
+        queues += _count(link, found[start : start + AT_ONCE])
+    alive = [host for host in hosts(link, plan.keys) if host.alive]
+    facts = {
+        "at": time.time(),
+        "duration": round(time.monotonic() - began, 6),
+        "queues": queues,
+        "consumers": _consumers(alive),
+        "instances": len(alive),
+    }
+    _write(Path(plan.metrics, FILE), orjson.dumps(facts))
+
+
+def _count(link: Link, queues: Sequence[QueueKeys]) -> list[dict[str, Any]]:
+    surveys = link.run_many([survey(keys) for keys in queues])
+    now = time.time()
+    return [
+        {
+            "queue": one.queue,
+            "paused": one.paused,
+            "ready": one.waiting - one.held,
+            "held": one.held,
+            "running": one.running,
+            "delayed": one.due,
+            "dead": one.dead,
+            # A moment instead of an age: it stays right while nobody looks.
+            "oldest": None if one.oldest is None else round(now - one.oldest, 3),
+        }
+        for one in surveys
+    ]
+
+
+def _consumers(alive: Sequence[Host]) -> list[dict[str, Any]]:
+    """How many workers of all hosts serve each queue, by what they are doing."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for host in alive:
+        groups = host.heartbeat.get("groups", {})
+        for worker in host.heartbeat.get("workers", ()):
+            for queue in groups.get(worker.get("group"), {}).get("queues", ()):
+                counts[str(queue), str(worker.get("state"))] += 1
+    return [{"queue": queue, "state": state, "count": count} for (queue, state), count in sorted(counts.items())]
+
+
+def _write(path: Path, text: bytes) -> None:
+    """Replace a file at once: who reads it sees the old text or the new one."""
+    part = path.with_suffix(".part")
+    part.write_bytes(text)
+    os.replace(part, path)

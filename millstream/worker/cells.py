@@ -1,0 +1,104 @@
+"""Numbers that outlive the process that counts them, in prometheus_client's multiprocess files.
+
+The files belong to a scoreboard record (or to maintenance), not to a process: whoever takes the record next counts on
+in the same files, so that there are never more of them than records, and nothing goes backwards when a process is
+killed. Two processes never have one record at the same time: it is freed when the first is reaped and settled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+SUPERVISOR = "s"
+"""The files of what an application imported before the fork has defined; nobody counts there."""
+
+_owner = SUPERVISOR
+_pid = 0
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: its name as exported, its labels, its help; a histogram has the upper bounds of its buckets."""
+
+    name: str
+    labels: tuple[str, ...]
+    help: str
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def family(self) -> str:
+        """The name under which prometheus_client's files have it."""
+        return self.name.removesuffix("_total")
+
+
+def install(folder: str, owner: str) -> None:
+    """Let this process, and metrics that the application defines from now on, count in the files of *owner*."""
+    global _owner, _pid
+    _owner, _pid = owner, os.getpid()
+    os.environ[FOLDER] = folder
+    for stale in Path(folder).glob(f"gauge_live*_{owner}.db"):
+        with contextlib.suppress(OSError):
+            stale.unlink()  # a live gauge is of the process that set it, and that one is gone
+    from prometheus_client import disable_created_metrics, values
+
+    if not getattr(values.ValueClass, "of_millstream", False):
+        without_created: Any = disable_created_metrics
+        without_created()
+        make: Any = values.MultiProcessValue
+        cell = make(process_identifier=_identifier)
+        cell.of_millstream = True
+        values.ValueClass = cell
+
+
+def _identifier() -> str:
+    """What names our files. A process that a handler forks gets its own: two may never write to one file."""
+    pid = os.getpid()
+    return _owner if pid == _pid else f"{_owner}-{pid}"
+
+
+def _cell(kind: str, metric: Metric, name: str, labels: tuple[str, ...], values: tuple[str, ...]) -> Any:
+    from prometheus_client import values as client
+
+    make: Any = client.ValueClass
+    return make(kind, metric.family, name, labels, values, metric.help)
+
+
+class Counter:
+    """One series of a counter."""
+
+    def __init__(self, metric: Metric, *values: str) -> None:
+        self._cell = _cell("counter", metric, metric.name, metric.labels, values)
+
+    def add(self, amount: float = 1) -> None:
+        """Count."""
+        self._cell.inc(amount)
+
+
+class Histogram:
+    """One series of a histogram; many values are added at once, each bucket written once."""
+
+    def __init__(self, metric: Metric, *values: str) -> None:
+        self._bounds = metric.buckets
+        labels = (*metric.labels, "le")
+        texts = [*(repr(float(bound)) for bound in metric.buckets), "+Inf"]
+        self._sum = _cell("histogram", metric, f"{metric.name}_sum", metric.labels, values)
+        self._buckets = [_cell("histogram", metric, f"{metric.name}_bucket", labels, (*values, text)) for text in texts]
+
+    def add(self, amounts: Sequence[float]) -> None:
+        """Observe each of the amounts."""
+        if not amounts:
+            return
+        bounds, counts = self._bounds, [0] * len(self._buckets)
+        for amount in amounts:
+            counts[bisect_left(bounds, amount)] += 1
+        for bucket, count in zip(self._buckets, counts, strict=True):
+            if count:
+                bucket.inc(count)
+        self._sum.inc(sum(amounts))

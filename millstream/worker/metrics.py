@@ -1,0 +1,145 @@
+"""What is counted of jobs and workers: the metrics, and the series of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from millstream.protocol.transitions import Kind
+from millstream.worker.cells import Counter, Histogram, Metric
+
+DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+WAITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
+
+FINISHED = Metric(
+    "millstream_jobs_finished_total",
+    ("queue", "job", "outcome"),
+    "Runs of jobs whose end was accepted, by what became of the job.",
+)
+DURATION = Metric(
+    "millstream_job_duration_seconds", ("queue", "job"), "How long runs of jobs took in their handler.", DURATIONS
+)
+WAIT = Metric("millstream_job_wait_seconds", ("queue",), "From when a job could run to when it started.", WAITS)
+END_TO_END = Metric(
+    "millstream_job_end_to_end_seconds", ("queue",), "From the first enqueue of a job to its final outcome.", WAITS
+)
+ATTEMPTS = Metric(
+    "millstream_job_attempts", ("queue",), "Counted runs of jobs that reached a final outcome.", (1, 2, 3, 5, 10)
+)
+REDELIVERED = Metric(
+    "millstream_jobs_redelivered_total",
+    ("queue", "reason"),
+    "Started runs that did not end, so that the job runs again.",
+)
+STALE = Metric(
+    "millstream_stale_settles_total", (), "Ends of runs that were refused because the delivery had been taken."
+)
+BUSY = Metric(
+    "millstream_worker_busy_seconds_total", ("group",), "Time that workers spent in handlers, of runs that ended."
+)
+CPU = Metric(
+    "millstream_worker_cpu_seconds_total",
+    ("group",),
+    "CPU time of workers and their subprocesses, up to their last settle.",
+)
+EXITS = Metric("millstream_worker_exits_total", ("group", "reason"), "Worker processes that ended, by the cause.")
+REDIS_ERRORS = Metric(
+    "millstream_redis_errors_total", ("op",), "Operations that failed because Redis did not answer as it should."
+)
+
+COUNTED = (FINISHED, DURATION, WAIT, END_TO_END, ATTEMPTS, REDELIVERED, STALE, BUSY, CPU, EXITS, REDIS_ERRORS)
+"""All metrics that are kept in files."""
+
+UNKNOWN = "(unknown)"
+"""The label for jobs whose name is not registered: names that anybody may have enqueued are no labels."""
+
+OUTCOMES: dict[str, str] = {
+    Kind.COMPLETED: "completed",
+    Kind.DISCARDED: "discarded",
+    Kind.CANCELLED: "cancelled",
+    Kind.EXPIRED: "expired",
+    Kind.DEAD: "dead",
+    Kind.CRASHED: "dead",
+    Kind.RETRY: "retried",
+    Kind.CRASH: "retried",
+    Kind.RELEASE: "released",
+    Kind.UNKNOWN: "released",
+}
+"""What the label ``outcome`` says of the kinds of outcomes."""
+
+FINAL: frozenset[str] = frozenset(
+    {Kind.COMPLETED, Kind.DISCARDED, Kind.CANCELLED, Kind.EXPIRED, Kind.DEAD, Kind.CRASHED}
+)
+
+REASONS = ("crash", "idle", "shutdown")
+"""Why runs are delivered again: the worker died, the lease expired, the worker was to end."""
+
+
+class Fact(NamedTuple):
+    """One run, as far as it is counted. Seconds; ``total`` is from the enqueue to the end of the run."""
+
+    job: str
+    kind: str
+    duration: float
+    wait: float
+    total: float
+    attempt: int
+
+
+class JobSeries:
+    """The series of all jobs, made when they are first needed."""
+
+    def __init__(self) -> None:
+        self._finished: dict[tuple[str, str, str], Counter] = {}
+        self._durations: dict[tuple[str, str], Histogram] = {}
+        self._of_queue: dict[tuple[Metric, str], Histogram] = {}
+        self._redelivered: dict[tuple[str, str], Counter] = {}
+
+    def prepare(self, queue: str, jobs: Iterable[str]) -> None:
+        """Let the series of a queue and its jobs exist, at 0."""
+        for job in jobs:
+            self._duration(queue, job)
+            for outcome in OUTCOMES.values():
+                self._counter(queue, job, outcome)
+        for metric in (WAIT, END_TO_END, ATTEMPTS):
+            self._histogram(metric, queue)
+
+    def count(self, queue: str, facts: Sequence[Fact]) -> None:
+        """Count runs of one queue whose ends were accepted; each series is written once."""
+        groups: dict[tuple[str, str], list[Fact]] = {}
+        for fact in facts:
+            groups.setdefault(fact[:2], []).append(fact)
+        for (job, kind), group in groups.items():
+            self._counter(queue, job, OUTCOMES[kind]).add(len(group))
+            started = [fact for fact in group if fact.wait >= 0]
+            self._duration(queue, job).add([fact.duration for fact in started])
+            self._histogram(WAIT, queue).add([fact.wait for fact in started])
+            if kind in FINAL:
+                self._histogram(END_TO_END, queue).add([fact.total for fact in started])
+                self._histogram(ATTEMPTS, queue).add([fact.attempt for fact in started])
+
+    def redelivered(self, queue: str, reason: str, count: int = 1) -> None:
+        """Count runs that started, did not end, and are delivered again; 0 makes the series exist."""
+        series = self._redelivered.get((queue, reason))
+        if series is None:
+            series = self._redelivered[queue, reason] = Counter(REDELIVERED, queue, reason)
+        if count:
+            series.add(count)
+
+    def _counter(self, queue: str, job: str, outcome: str) -> Counter:
+        series = self._finished.get((queue, job, outcome))
+        if series is None:
+            series = self._finished[queue, job, outcome] = Counter(FINISHED, queue, job, outcome)
+        return series
+
+    def _duration(self, queue: str, job: str) -> Histogram:
+        series = self._durations.get((queue, job))
+        if series is None:
+            series = self._durations[queue, job] = Histogram(DURATION, queue, job)
+        return series
+
+    def _histogram(self, metric: Metric, queue: str) -> Histogram:
+        series = self._of_queue.get((metric, queue))
+        if series is None:
+            series = self._of_queue[metric, queue] = Histogram(metric, queue)
+        return series

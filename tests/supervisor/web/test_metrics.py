@@ -1,0 +1,205 @@
+"""/metrics: what was done is counted once, whoever dies meanwhile."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+
+import psutil
+import pytest
+import redis as redis_py
+
+from tests.supervisor.web.conftest import Mill, StartMill
+from tests.support.servers import Kind
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.parametrize("server", [Kind.VALKEY], indirect=True, ids=str)
+
+KEPT = re.compile(r"_total(\{|$)|_bucket\{|_count(\{|$)|_sum(\{|$)")
+
+
+def remove_dead(mill: Mill, redis: redis_py.Redis) -> None:
+    """Leave no dead letters."""
+    for queue in ("a", "b"):
+        base = f"{mill.up.prefix}{{{queue}}}:"
+        dead = redis.zrange(f"{base}dead", 0, -1)
+        redis.delete(f"{base}dead", *(f"{base}job:{job.decode()}" for job in dead))
+
+
+def test_series_exist_before_the_first_event(mill: StartMill) -> None:
+    running = mill()
+    samples = running.metrics()
+    assert running.finished("ok", "completed") == running.finished("die_once", "retried") == 0
+    for name in (
+        'millstream_job_duration_seconds_count{job="ok",queue="a"}',
+        'millstream_job_wait_seconds_count{queue="b"}',
+        'millstream_job_end_to_end_seconds_count{queue="b"}',
+        'millstream_job_attempts_count{queue="a"}',
+        'millstream_jobs_redelivered_total{queue="a",reason="crash"}',
+        'millstream_worker_exits_total{group="default",reason="crash"}',
+        'millstream_worker_busy_seconds_total{group="default"}',
+        'millstream_redis_errors_total{op="exchange"}',
+        "millstream_stale_settles_total",
+        "millstream_draining",
+    ):
+        assert samples[name] == 0, name
+    assert samples['millstream_workers_target{group="default"}'] == 1
+    assert samples['millstream_worker_resident_memory_bytes{group="default"}'] > 1e6
+    running.up.stop()
+
+
+def test_lint(mill: StartMill) -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("no promtool on this machine (Debian package prometheus)")
+    running = mill()
+    running.enqueue("ok", 1).result(10)
+    running.wait_finished("ok", "completed", 1)
+    text = running.get("/metrics").text
+    assert _lint(text) == (0, "")
+    assert _lint(text.replace("millstream_draining", "millstream_draining_total"))[0] != 0, "a planted error is found"
+    running.up.stop()
+
+
+def _lint(text: str) -> tuple[int, str]:
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_outcomes_durations_and_attempts(mill: StartMill, redis: redis_py.Redis) -> None:
+    running = mill(processes=2)
+    for number in range(50):
+        running.enqueue("ok", number)
+    running.enqueue("fail")
+    running.enqueue("die_once", "died")
+    running.wait_finished("ok", "completed", 50)
+    running.wait_finished("fail", "dead", 1)
+    running.wait_finished("die_once", "completed", 1)
+    assert running.finished("fail", "retried") == running.finished("die_once", "retried") == 1
+    samples = running.metrics()
+    assert samples['millstream_job_duration_seconds_count{job="ok",queue="a"}'] == 50
+    assert samples['millstream_job_duration_seconds_bucket{job="ok",le="+Inf",queue="a"}'] == 50
+    assert samples['millstream_job_wait_seconds_count{queue="b"}'] == 4
+    assert samples['millstream_job_end_to_end_seconds_count{queue="b"}'] == 2
+    assert samples['millstream_job_attempts_sum{queue="b"}'] == 3
+    assert samples['millstream_jobs_redelivered_total{queue="b",reason="crash"}'] == 1
+    assert samples['millstream_worker_exits_total{group="default",reason="crash"}'] == 1
+    assert samples['millstream_worker_busy_seconds_total{group="default"}'] > 0
+    remove_dead(running, redis)
+    running.up.stop()
+
+
+def test_what_is_running_and_waiting_is_shown(mill: StartMill, redis: redis_py.Redis) -> None:
+    running = mill()
+    handle = running.enqueue("until", "go")
+    running.enqueue("until", "go")
+    running.wait_metric('millstream_workers{group="default",state="busy"}', 1)
+    running.wait_metric('millstream_queue_jobs{queue="b",state="ready"}', 1)
+    samples = running.metrics()
+    started = samples['millstream_oldest_running_job_start_timestamp_seconds{group="default"}']
+    waiting = samples['millstream_queue_oldest_ready_job_timestamp_seconds{queue="b"}']
+    assert abs(started - waiting) < 5 and started > 1.7e9
+    assert samples["millstream_collector_age_seconds"] < 10
+    assert running.up.command("queues", "pause", "a").returncode == 0
+    running.wait_metric('millstream_queue_paused{queue="a"}', 1)
+    (running.up.folder / "go").touch()
+    handle.result(10)
+    running.wait_finished("until", "completed", 2)
+    running.wait_metric('millstream_workers{group="default",state="idle"}', 1)
+    assert 'millstream_oldest_running_job_start_timestamp_seconds{group="default"}' not in running.metrics()
+    assert running.up.command("queues", "resume", "a").returncode == 0
+    running.up.stop()
+
+
+def test_metrics_of_handlers_appear(mill: StartMill) -> None:
+    running = mill()
+    for number in (1, 50, 500):
+        running.enqueue("ok", number).result(10)
+    samples = running.metrics()
+    assert samples['shop_seen_total{kind="job"}'] == 3
+    assert samples["shop_size_bytes_count"] == 3 and samples['shop_size_bytes_bucket{le="100.0"}'] == 2
+    assert samples["shop_open_files"] == 2
+    (worker,) = running.up.workers()
+    os.kill(worker, signal.SIGKILL)
+    running.wait_metric('millstream_worker_exits_total{group="default",reason="crash"}', 1)
+    running.wait_metric("shop_open_files", 0)  # a live gauge dies with its process
+    running.enqueue("ok", 2).result(10)
+    assert running.metrics()['shop_seen_total{kind="job"}'] == 4
+    running.up.stop()
+
+
+def test_preloaded_applications_count_too(mill: StartMill) -> None:
+    running = mill(processes=2, supervisor="preload = true")
+    for number in range(20):
+        running.enqueue("ok", number).result(10)
+    running.wait_finished("ok", "completed", 20)
+    assert running.metrics()['shop_seen_total{kind="job"}'] == 20
+    running.up.stop()
+
+
+def test_nothing_goes_backwards_and_nothing_is_lost(mill: StartMill) -> None:
+    """Everything is killed while jobs run, again and again."""
+    running = mill(processes=2)
+    before: dict[str, float] = {}
+    for round_ in range(4):
+        for number in range(100):
+            running.enqueue("ok", number)
+        victims = [*running.up.workers(), running.up.maintenance(), running.web()]
+        for pid in filter(None, victims):
+            os.kill(pid, signal.SIGKILL)
+        gone = running.web  # the next look is at another web child
+        wait_until(lambda old=victims[-1], new=gone: new() != old, describe=running.up.log)  # type: ignore[misc]
+        wait_until(lambda old=before: _monotonic(running, old), 20.0)  # type: ignore[misc]
+        running.wait_finished("ok", "completed", 100 * (round_ + 1), timeout=30)
+        after = running.metrics()
+        assert not [name for name, value in before.items() if after[name] < value]
+        before = {name: value for name, value in after.items() if KEPT.search(name)}
+    assert len(before) > 50
+    stats = running.app.client.execute("HGETALL", running.app.queue_keys("a").stats)
+    assert dict(zip(stats[::2], stats[1::2], strict=True))[b"completed"] == b"400"
+    running.up.stop()
+
+
+def _monotonic(running: Mill, before: dict[str, float]) -> bool:
+    try:
+        after = running.metrics()
+    except OSError:
+        return False  # the address is still that of the one that was killed
+    assert not [name for name, value in before.items() if after.get(name, -1) < value]
+    return True
+
+
+@pytest.mark.slow
+def test_files_are_bounded(mill: StartMill) -> None:
+    """There are as many files as records were ever used, not as processes that ever lived."""
+    running = mill(processes=2)
+    exits = 'millstream_worker_exits_total{group="default",reason="crash"}'
+    for number in range(50):
+        for pid in running.up.workers():
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda least=2 * number: running.metrics()[exits] > least, 20.0, running.up.log)  # type: ignore[misc]
+        wait_until(lambda: len(running.up.workers()) == 2, 20.0, running.up.log)
+    running.wait_metric('millstream_workers{group="default",state="idle"}', 2, 20)
+    assert running.metrics()[exits] >= 95
+    owners = {path.stem.rpartition("_")[2] for path in running.folder().glob("*.db")}
+    assert len(owners) <= 2 * 2 + 16 + 1, owners
+    folder = running.folder()
+    running.up.stop()
+    assert not folder.exists()
+
+
+def test_what_a_killed_supervisor_left_is_removed(mill: StartMill) -> None:
+    running = mill()
+    left = running.folder()
+    descendants = [psutil.Process(running.web()), psutil.Process(running.up.pid)]
+    running.up.send(signal.SIGKILL)
+    running.up.wait()
+    psutil.wait_procs(descendants, 5)
+    assert left.exists()
+    running.up.start()
+    assert not left.exists() and running.folder().exists()
+    running.wait_metric('millstream_workers{group="default",state="idle"}', 1)
+    running.up.stop()
+    assert not [*left.parent.glob("metrics-*"), *left.parent.glob("*.web")]

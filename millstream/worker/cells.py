@@ -85,20 +85,31 @@ class Histogram:
     """One series of a histogram; many values are added at once, each bucket written once."""
 
     def __init__(self, metric: Metric, *values: str) -> None:
-        self._bounds = metric.buckets
-        labels = (*metric.labels, "le")
-        texts = [*(repr(float(bound)) for bound in metric.buckets), "+Inf"]
+        self._metric = metric
+        self._values = values
         self._sum = _cell("histogram", metric, f"{metric.name}_sum", metric.labels, values)
-        self._buckets = [_cell("histogram", metric, f"{metric.name}_bucket", labels, (*values, text)) for text in texts]
+        self._buckets: list[Any] = [None] * (len(metric.buckets) + 1)
+
+    def prepare(self) -> None:
+        """Let all buckets exist, at 0; in one process: a bucket that is in no other one's files is 0 there."""
+        for index in range(len(self._buckets)):
+            self._bucket(index)
 
     def add(self, amounts: Sequence[float]) -> None:
         """Observe each of the amounts."""
-        if not amounts:
-            return
-        bounds, counts = self._bounds, [0] * len(self._buckets)
+        bounds, counts = self._metric.buckets, [0] * len(self._buckets)
         for amount in amounts:
             counts[bisect_left(bounds, amount)] += 1
-        for bucket, count in zip(self._buckets, counts, strict=True):
+        for index, count in enumerate(counts):
             if count:
-                bucket.inc(count)
+                self._bucket(index).inc(count)
         self._sum.inc(sum(amounts))
+
+    def _bucket(self, index: int) -> Any:
+        """The bucket, made when it is needed: most stay empty, and each costs every scrape."""
+        if self._buckets[index] is None:
+            bounds = self._metric.buckets
+            bound = repr(float(bounds[index])) if index < len(bounds) else "+Inf"
+            name, labels = f"{self._metric.name}_bucket", (*self._metric.labels, "le")
+            self._buckets[index] = _cell("histogram", self._metric, name, labels, (*self._values, bound))
+        return self._buckets[index]

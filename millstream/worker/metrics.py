@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from millstream.protocol.transitions import Kind
 from millstream.worker.cells import Counter, Histogram, Metric
@@ -75,21 +75,29 @@ REASONS = ("crash", "idle", "shutdown")
 """Why runs are delivered again: the worker died, the lease expired, the worker was to end."""
 
 
-class Fact(NamedTuple):
-    """One run, as far as it is counted. Seconds; ``total`` is from the enqueue to the end of the run."""
+@dataclass(slots=True)
+class Ended:
+    """Runs of one job that ended in one way, as columns. What was refused did not run: it is only counted.
 
-    job: str
-    kind: str
-    duration: float
-    wait: float
-    total: float
-    attempt: int
+    Seconds; ``totals`` are from the enqueue to the end of the run.
+    """
+
+    count: int = 0
+    durations: list[float] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+    totals: list[float] = field(default_factory=list)
+    attempts: list[int] = field(default_factory=list)
 
 
 class JobSeries:
-    """The series of all jobs, made when they are first needed."""
+    """The series of all jobs, made when they are first needed.
 
-    def __init__(self) -> None:
+    *complete* names, by queue, the jobs whose series exist in full in the files of some process: then ours hold only
+    what we have counted.
+    """
+
+    def __init__(self, complete: Mapping[str, frozenset[str]] | None = None) -> None:
+        self._complete = complete or {}
         self._finished: dict[tuple[str, str, str], Counter] = {}
         self._durations: dict[tuple[str, str], Histogram] = {}
         self._of_queue: dict[tuple[Metric, str], Histogram] = {}
@@ -98,25 +106,23 @@ class JobSeries:
     def prepare(self, queue: str, jobs: Iterable[str]) -> None:
         """Let the series of a queue and its jobs exist, at 0."""
         for job in jobs:
-            self._duration(queue, job)
+            self._duration(queue, job).prepare()
             for outcome in OUTCOMES.values():
                 self._counter(queue, job, outcome)
         for metric in (WAIT, END_TO_END, ATTEMPTS):
-            self._histogram(metric, queue)
+            self._histogram(metric, queue).prepare()
 
-    def count(self, queue: str, facts: Sequence[Fact]) -> None:
-        """Count runs of one queue whose ends were accepted; each series is written once."""
-        groups: dict[tuple[str, str], list[Fact]] = {}
-        for fact in facts:
-            groups.setdefault(fact[:2], []).append(fact)
-        for (job, kind), group in groups.items():
-            self._counter(queue, job, OUTCOMES[kind]).add(len(group))
-            started = [fact for fact in group if fact.wait >= 0]
-            self._duration(queue, job).add([fact.duration for fact in started])
-            self._histogram(WAIT, queue).add([fact.wait for fact in started])
+    def count(self, queue: str, ended: Mapping[tuple[str, str], Ended]) -> None:
+        """Count runs of one queue whose ends were accepted, by job and kind; each series is written once."""
+        for (job, kind), runs in ended.items():
+            self._counter(queue, job, OUTCOMES[kind]).add(runs.count)
+            if not runs.durations:
+                continue
+            self._duration(queue, job).add(runs.durations)
+            self._histogram(WAIT, queue).add(runs.waits)
             if kind in FINAL:
-                self._histogram(END_TO_END, queue).add([fact.total for fact in started])
-                self._histogram(ATTEMPTS, queue).add([fact.attempt for fact in started])
+                self._histogram(END_TO_END, queue).add(runs.totals)
+                self._histogram(ATTEMPTS, queue).add(runs.attempts)
 
     def redelivered(self, queue: str, reason: str, count: int = 1) -> None:
         """Count runs that started, did not end, and are delivered again; 0 makes the series exist."""
@@ -136,10 +142,14 @@ class JobSeries:
         series = self._durations.get((queue, job))
         if series is None:
             series = self._durations[queue, job] = Histogram(DURATION, queue, job)
+            if job not in self._complete.get(queue, ()):
+                series.prepare()
         return series
 
     def _histogram(self, metric: Metric, queue: str) -> Histogram:
         series = self._of_queue.get((metric, queue))
         if series is None:
             series = self._of_queue[metric, queue] = Histogram(metric, queue)
+            if queue not in self._complete:
+                series.prepare()
         return series

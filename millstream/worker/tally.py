@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from millstream.protocol.errors import JobInterrupted
 from millstream.protocol.registry import Job
 from millstream.protocol.scoreboard import Record, Word
 from millstream.protocol.transitions import Kind, Outcome, Verdict
 from millstream.worker import metrics
 from millstream.worker.cells import Counter
 from millstream.worker.execution import Run
-from millstream.worker.metrics import Fact, JobSeries
+from millstream.worker.metrics import Ended, JobSeries
 from millstream.worker.spec import WorkerSpec
 
 Verdicts = Sequence[tuple[Verdict, str]]
-
-_REFUSED = -1.0
-"""The wait of what did not run at all."""
 
 
 class Uncounted:
@@ -40,59 +38,50 @@ class Uncounted:
 class Tally(Uncounted):
     """Counts in the files of this worker's record."""
 
-    def __init__(self, spec: WorkerSpec, record: Record, jobs: Iterable[Job[..., object]]) -> None:
+    def __init__(self, spec: WorkerSpec, record: Record, jobs: Sequence[Job[..., object]]) -> None:
         self._record = record
-        self._noted: dict[str, tuple[int, Fact]] = {}
-        self._series = JobSeries()
+        self._noted: dict[str, tuple[int, Run | None]] = {}
+        known = {queue: frozenset(job.name for job in jobs if job.queue == queue) for queue in spec.queues}
+        self._series = JobSeries(known)
         self._busy = Counter(metrics.BUSY, spec.group)
         self._cpu = Counter(metrics.CPU, spec.group)
         self._stale = Counter(metrics.STALE)
         self._errors = Counter(metrics.REDIS_ERRORS, "exchange")
         self._cpu_counted = _cpu_seconds()
-        self._prepare(spec, list(jobs))
+        self._prepare(Path(spec.metrics, f"prepared-{spec.group}"), known)
 
-    def _prepare(self, spec: WorkerSpec, jobs: list[Job[..., object]]) -> None:
+    def _prepare(self, mark: Path, known: Mapping[str, Iterable[str]]) -> None:
         """Let every series of the group exist; one worker does it for all, so that files stay small."""
-        mark = Path(spec.metrics, f"prepared-{spec.group}")
-        if mark.exists():
-            return
-        for queue in spec.queues:
-            self._series.prepare(queue, [job.name for job in jobs if job.queue == queue])
-        mark.touch()
+        if not mark.exists():
+            for queue, jobs in known.items():
+                self._series.prepare(queue, jobs)
+            mark.touch()
 
     def note(self, number: int, outcome: Outcome, run: Run | None) -> None:
-        if run is None:
-            fact = Fact(metrics.UNKNOWN, outcome.kind, 0.0, _REFUSED, 0.0, 0)
-        else:
-            entry, started = run.entry, run.started_at
-            ready = int(entry.ref[1 : entry.ref.index("-")])
-            wait, total = (started - ready) / 1000, (started - entry.enqueued_at) / 1000 + run.duration
-            # A producer's clock, and ours as far as we guess the server's, may be off: no time is below 0.
-            fact = Fact(
-                entry.name,
-                outcome.kind,
-                run.duration,
-                wait if wait > 0 else 0.0,
-                total if total > 0 else 0.0,
-                run.attempt,
-            )
-        self._noted[outcome.ref] = (number, fact)
+        self._noted[outcome.ref] = (number, run)
 
     def judged(self, queue: str, outcomes: Sequence[Outcome], verdicts: Verdicts, *, resent: bool) -> None:
-        accepted: list[Fact] = []
+        accepted: dict[tuple[str, str], list[Run | None]] = {}
         last, busy, noted = 0, 0.0, self._noted
+        ok, unknown = Verdict.OK, metrics.UNKNOWN
         for outcome, (verdict, _) in zip(outcomes, verdicts, strict=True):
             if verdict is Verdict.ERROR or outcome.ref not in noted:
                 continue
-            last, fact = noted.pop(outcome.ref)
-            busy += fact.duration
-            if verdict is Verdict.OK or (resent and verdict is Verdict.ALREADY):
-                accepted.append(fact)
-                if outcome.kind == Kind.RELEASE and outcome.number == 0:  # interrupted, not snoozed
-                    self._series.redelivered(queue, "shutdown")
+            last, run = noted.pop(outcome.ref)
+            name = unknown
+            if run is not None:
+                name, busy = run.entry.name, busy + run.duration
+            if verdict is ok or (resent and verdict is Verdict.ALREADY):
+                group = accepted.get((name, outcome.kind))
+                if group is None:
+                    group = accepted[name, outcome.kind] = []
+                group.append(run)
             elif verdict is Verdict.STALE:
                 self._stale.add()
-        self._series.count(queue, accepted)
+        interrupted = sum(run is not None and isinstance(run.error, JobInterrupted) for run in _released(accepted))
+        if interrupted:
+            self._series.redelivered(queue, "shutdown", interrupted)
+        self._series.count(queue, {key: _ended(runs) for key, runs in accepted.items()})
         self._note_time(busy)
         if last:
             self._record.words[Word.COUNTED] = last
@@ -108,6 +97,27 @@ class Tally(Uncounted):
 
     def redis_failed(self) -> None:
         self._errors.add()
+
+
+def _released(accepted: Mapping[tuple[str, str], list[Run | None]]) -> list[Run | None]:
+    """The runs that were given back."""
+    return [run for (_, kind), runs in accepted.items() if kind == Kind.RELEASE for run in runs]
+
+
+def _ended(noted: Sequence[Run | None]) -> Ended:
+    """What is counted of runs; None stands for a refusal."""
+    runs = [run for run in noted if run is not None]
+    # The id of an entry is the time at which it became ready. A producer's clock, and ours as far as we guess the
+    # server's, may be off: nothing takes less than no time.
+    waits = [run.started_at - int(run.entry.ref[1:].partition("-")[0]) for run in runs]
+    totals = [(run.started_at - run.entry.enqueued_at) / 1000 + run.duration for run in runs]
+    return Ended(
+        len(noted),
+        [run.duration for run in runs],
+        [wait / 1000 if wait > 0 else 0.0 for wait in waits],
+        [total if total > 0 else 0.0 for total in totals],
+        [run.entry.attempt + 1 for run in runs],
+    )
 
 
 def _cpu_seconds() -> float:

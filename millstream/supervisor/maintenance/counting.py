@@ -11,7 +11,7 @@ from millstream.supervisor.endings import Ending
 from millstream.supervisor.plan import Plan
 from millstream.worker import cells, metrics
 from millstream.worker.cells import Counter
-from millstream.worker.metrics import Fact, JobSeries
+from millstream.worker.metrics import Ended, JobSeries
 
 OWNER = "m"
 """The name of maintenance's files."""
@@ -71,10 +71,10 @@ class Counting(Uncounted):
                 self._series.redelivered(queue, reason, 0)
 
     def settled(self, queue: str, outcomes: Sequence[Outcome], verdicts: Sequence[bool | None]) -> None:
-        accepted: list[Fact] = []
+        accepted: dict[tuple[str, str], Ended] = {}
         for outcome, verdict in zip(outcomes, verdicts, strict=True):
             if verdict:
-                accepted.append(_fact(outcome))
+                _add(accepted, outcome)
                 if outcome.kind == Kind.CRASH:
                     self._series.redelivered(queue, "crash")
                 elif outcome.kind == Kind.RELEASE and outcome.number == 0:  # interrupted, not snoozed
@@ -100,13 +100,16 @@ def accepted(verdict: Verdict, run: int, counted: int) -> bool | None:
     return {Verdict.OK: True, Verdict.STALE: False}.get(verdict)
 
 
-def _fact(outcome: Outcome) -> Fact:
-    """What the row of a run tells; a release has none."""
+def _add(ended: dict[tuple[str, str], Ended], outcome: Outcome) -> None:
+    """Add what the row of a run tells; a release has none."""
     row = orjson.loads(outcome.row) if outcome.row else {}
-    cause, name = row.get("c"), row.get("n")
-    if not name or cause in _NOT_REGISTERED:
-        return Fact(metrics.UNKNOWN, outcome.kind, 0.0, -1.0, 0.0, 0)
-    started, duration = row["s"], row["d"]
-    wait = max(0, started - int(outcome.ref[1:].partition("-")[0])) / 1000
-    total = max(0.0, (started - row["t"]) / 1000 + duration) if "t" in row else wait + duration
-    return Fact(name, outcome.kind, duration, wait, total, row["a"])
+    ran = "n" in row and row.get("c") not in _NOT_REGISTERED
+    runs = ended.setdefault((row["n"] if ran else metrics.UNKNOWN, str(outcome.kind)), Ended())
+    runs.count += 1
+    if ran:
+        started, duration = row["s"], row["d"]
+        wait = max(0, started - int(outcome.ref[1:].partition("-")[0])) / 1000
+        runs.durations.append(duration)
+        runs.waits.append(wait)
+        runs.totals.append(max(0.0, (started - row["t"]) / 1000 + duration) if "t" in row else wait + duration)
+        runs.attempts.append(row["a"])

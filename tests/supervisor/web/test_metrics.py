@@ -25,7 +25,7 @@ def remove_dead(mill: Mill, redis: redis_py.Redis) -> None:
     """Leave no dead letters."""
     for queue in ("a", "b"):
         base = f"{mill.up.prefix}{{{queue}}}:"
-        dead = redis.zrange(f"{base}dead", 0, -1)
+        dead: list[bytes] = redis.zrange(f"{base}dead", 0, -1)  # type: ignore[assignment]
         redis.delete(f"{base}dead", *(f"{base}job:{job.decode()}" for job in dead))
 
 

@@ -30,7 +30,8 @@ TYPES = {
     "AppPath": "module:object",
     "RedisURL": "URL",
     "Prefix": "prefix",
-    "Bind": "host:port",
+    "Bind": 'host:port or "off"',
+    "BacklogAges": "seconds, or table of seconds",
 }
 """How the document calls the types of config_values."""
 

@@ -7,7 +7,7 @@ import json
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -72,8 +72,11 @@ class Prometheus:
         )
 
 
+StartPrometheus = Callable[[str], Prometheus]
+
+
 @pytest.fixture
-def prometheus(tmp_path: Path) -> Iterator[object]:
+def prometheus(tmp_path: Path) -> Iterator[StartPrometheus]:
     """Start one: `prometheus(target)`."""
     if shutil.which("prometheus") is None:
         pytest.skip("no prometheus on this machine (Debian package prometheus)")
@@ -89,9 +92,9 @@ def prometheus(tmp_path: Path) -> Iterator[object]:
         one.process.wait()
 
 
-def test_its_queries_return_what_was_done(mill: StartMill, prometheus: type[Prometheus]) -> None:
+def test_its_queries_return_what_was_done(mill: StartMill, prometheus: StartPrometheus) -> None:
     running = mill(processes=2)
-    watching = prometheus(running.address)  # type: ignore[call-arg]
+    watching = prometheus(running.address)
     watching.wait_for('up{job="millstream"}', 1)
     for number in range(30):
         running.enqueue("ok", number)

@@ -11,7 +11,16 @@ from collections.abc import Iterator
 import pytest
 
 from millstream.protocol import scoreboard
-from millstream.protocol.scoreboard import HELD_BYTES, OUTBOX_BYTES, WORDS, Record, RecordState, Scoreboard, Word
+from millstream.protocol.scoreboard import (
+    HELD_BYTES,
+    OUTBOX_BYTES,
+    OUTCOME_HEAD,
+    WORDS,
+    Record,
+    RecordState,
+    Scoreboard,
+    Word,
+)
 from tests.support.supervised import ROOT
 
 
@@ -44,7 +53,7 @@ def test_records_do_not_touch_each_other(board: Scoreboard) -> None:
     for record in (first, third):
         record.words[WORDS - 1] = 2**64 - 1
         record.hold(1, 0, ["n1-0"])
-        assert record.post(1, b"x" * (OUTBOX_BYTES - 4))
+        assert record.post(1, b"x" * (OUTBOX_BYTES - OUTCOME_HEAD))
     assert all(second.words[word] == 0 for word in range(WORDS))
     assert (second.held, second.outbox()) == ([], (0, []))
 
@@ -85,12 +94,12 @@ def test_what_runs_and_what_is_held(record: Record) -> None:
 def test_the_outbox(record: Record) -> None:
     assert record.post(1, b"one")
     assert record.post(2, b"")
-    assert record.outbox() == (2, [b"one", b""])
+    assert record.outbox() == (2, [(1, b"one"), (2, b"")])
     record.empty_outbox()
     assert record.outbox() == (2, []), "the number of the last run stays"
-    assert not record.post(3, b"x" * (OUTBOX_BYTES - 3))
+    assert not record.post(3, b"x" * (OUTBOX_BYTES - OUTCOME_HEAD + 1))
     assert record.outbox() == (2, []), "what does not fit changes nothing"
-    assert record.post(3, b"x" * (OUTBOX_BYTES - 4))
+    assert record.post(3, b"x" * (OUTBOX_BYTES - OUTCOME_HEAD))
     assert not record.post(4, b"")
 
 
@@ -130,4 +139,4 @@ def test_a_copy_of_the_outbox_is_never_torn() -> None:
     assert len({last for last, _ in copies}) > 100, "it did write meanwhile"
     for last, outcomes in copies:
         runs = range(last - len(outcomes) + 1, last + 1)
-        assert outcomes == [b"%d," % run * (run % 300) for run in runs]
+        assert outcomes == [(run, b"%d," % run * (run % 300)) for run in runs]

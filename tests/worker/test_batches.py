@@ -64,7 +64,7 @@ def test_the_outbox_leaves_out_what_was_settled_elsewhere() -> None:
     assert outbox.unsettled() == outcomes
     record.words[Word.OUTBOX_SETTLED] = 2
     assert outbox.unsettled() == outcomes[2:]
-    assert record.outbox() == (3, [outcome.pack() for outcome in outcomes])
+    assert record.outbox() == (3, [(run, outcome.pack()) for run, outcome in enumerate(outcomes, 1)])
     outbox.clear()
     assert not outbox
     assert outbox.unsettled() == []

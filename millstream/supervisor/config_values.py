@@ -88,7 +88,7 @@ QueueName = Annotated[
 AppPath = Annotated[str, _matching(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", 'like "module:object"')]
 Bind = Annotated[
     str,
-    _matching(r"off|(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):\d{1,5}", 'like "127.0.0.1:7070" or "[::1]:7070", or "off"'),
+    _matching(r"off|(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):\d{1,5}", 'like "127.0.0.1:7070" or "[::1]:7070", or off'),
 ]
 Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
 Seconds = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]

@@ -158,7 +158,15 @@ FAULTS = [
     ),
     (
         '[web]\nbind = "7070"',
-        'web.bind (millstream.toml): must be like "127.0.0.1:7070" or "[::1]:7070", not \'7070\'',
+        'web.bind (millstream.toml): must be like "127.0.0.1:7070" or "[::1]:7070", or off, not \'7070\'',
+    ),
+    (
+        "[web]\nmax_backlog_age = 0",
+        "web.max_backlog_age.* (millstream.toml): must be more than 0, not 0",
+    ),
+    (
+        "[web]\nmax_backlog_age = { reports = 'long' }",
+        "web.max_backlog_age.reports (millstream.toml): must be a number, not 'long'",
     ),
     (
         "[workers.a]\nprocesses = 1",
@@ -340,3 +348,21 @@ class TestCpus:
         (tmp_path / "cpu.max").write_text("max 100000\n")
         assert cpu_quota(tmp_path, tmp_path / "own") is None
         assert cpu_quota(tmp_path, tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "variables", "expected"),
+    [
+        ("", {}, None),
+        ("[web]\nmax_backlog_age = 300", {}, {"*": 300}),
+        ("", {"MILLSTREAM_WEB__MAX_BACKLOG_AGE": "60"}, {"*": 60}),
+        ('[web]\nmax_backlog_age = { urgent = 5, "*" = 600 }', {}, {"urgent": 5, "*": 600}),
+        ("", {"MILLSTREAM_WEB__MAX_BACKLOG_AGE": '{"urgent": 5}'}, {"urgent": 5}),
+    ],
+)
+def test_thresholds_of_the_backlog(tmp_path: Path, text: str, variables: dict[str, str], expected: object) -> None:
+    assert loaded(tmp_path, text, None, **variables).web.max_backlog_age == expected
+
+
+def test_nothing_is_served_where_it_is_off(tmp_path: Path) -> None:
+    assert loaded(tmp_path, "", None, MILLSTREAM_WEB__BIND="off").web.bind == "off"

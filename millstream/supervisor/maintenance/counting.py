@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import orjson
 
+from millstream.protocol.scoreboard import Cause
 from millstream.protocol.transitions import Kind, Outcome, Verdict
 from millstream.supervisor.endings import Ending
 from millstream.supervisor.plan import Plan
@@ -19,17 +20,11 @@ OWNER = "m"
 EXIT_REASONS = {"cancel": "cancelled", "lease_lost": "lease_expired"}
 """What metrics call the endings that have another name there."""
 
-REASONS = (
-    "clean",
-    "timeout",
-    "memory",
-    "drain",
-    "cancelled",
-    "lease_expired",
-    "hook",
-    "crash",
-    "exit",
+REASONS = tuple(
+    EXIT_REASONS.get(name, name)
+    for name in ("clean", "crash", "exit", *(cause.name.lower() for cause in Cause if cause is not Cause.NONE))
 )
+"""Every reason that a worker's end may have."""
 
 OPERATIONS = ("urgent", "duties")
 

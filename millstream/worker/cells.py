@@ -43,6 +43,7 @@ def install(folder: str, owner: str) -> None:
     global _owner, _pid
     _owner, _pid = owner, os.getpid()
     os.environ[FOLDER] = folder
+    os.makedirs(folder, mode=0o700, exist_ok=True)  # somebody may have emptied the temporary folder: jobs are to run on
     for stale in Path(folder).glob(f"gauge_live*_{owner}.db"):
         with contextlib.suppress(OSError):
             stale.unlink()  # a live gauge is of the process that set it, and that one is gone

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import structlog
 
 from millstream.protocol.inspect import Host, hosts, known_queues, survey
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.link import Link
 from millstream.supervisor.plan import Plan
+
+log = structlog.get_logger("millstream.maintenance")
 
 EVERY = 3.0
 """Seconds between two collections."""
@@ -85,5 +88,9 @@ def _consumers(alive: Sequence[Host]) -> list[dict[str, Any]]:
 def _write(path: Path, text: bytes) -> None:
     """Replace a file at once: who reads it sees the old text or the new one."""
     part = path.with_suffix(".part")
-    part.write_bytes(text)
-    os.replace(part, path)
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        part.write_bytes(text)
+        os.replace(part, path)
+    except OSError as error:  # a full disk: the age of the facts tells; no duty is to suffer for it
+        log.warning("facts.not_written", error=str(error))

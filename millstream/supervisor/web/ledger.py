@@ -121,8 +121,10 @@ class Ledger:
             self._plans[key] = _Rendering(self._families[key])
 
     def _names(self) -> Iterator[str]:
-        with os.scandir(self._folder) as entries:
-            names = [entry.name for entry in entries if entry.name.endswith(".db")]
+        try:
+            names = [name for name in os.listdir(self._folder) if name.endswith(".db")]
+        except FileNotFoundError:  # somebody has emptied the temporary folder: what is mapped still counts
+            names = []
         return (name for name in sorted(names) if name.startswith(KINDS))
 
     def _take(self, kind: str, keys: Iterable[str]) -> set[tuple[str, str]]:

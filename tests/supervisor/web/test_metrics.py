@@ -203,3 +203,18 @@ def test_what_a_killed_supervisor_left_is_removed(mill: StartMill) -> None:
     running.wait_metric('millstream_workers{group="default",state="idle"}', 1)
     running.up.stop()
     assert not [*left.parent.glob("metrics-*"), *left.parent.glob("*.web")]
+
+
+def test_jobs_run_on_where_the_folder_is_removed(mill: StartMill) -> None:
+    """Somebody empties the temporary folder, and everything is killed after it."""
+    running = mill()
+    running.enqueue("ok", 1).result(10)
+    running.wait_finished("ok", "completed", 1)
+    shutil.rmtree(running.folder())
+    assert running.finished("ok", "completed") == 1
+    for pid in (*running.up.workers(), running.up.maintenance()):
+        os.kill(pid or 0, signal.SIGKILL)
+    running.enqueue("ok", 2).result(20)
+    running.wait_metric('millstream_workers{group="default",state="idle"}', 1)
+    assert running.up.command("healthcheck").returncode in (0, 69)  # where it listens was written there, too
+    running.up.stop()

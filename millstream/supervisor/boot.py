@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -66,6 +67,8 @@ def _run(settings: Settings, folder: MetricsFolder | None, *, burst: bool) -> in
         if server is not None and server.pid is not None:
             embedded.stop(server.pid)
         raise
+    gc.collect()
+    gc.freeze()  # what is shared with the children is not to be written to by their collectors
     return supervisor.run()
 
 

@@ -15,8 +15,13 @@ import structlog
 from millstream.protocol.app import Millstream
 from millstream.protocol.scoreboard import Record, RecordState, Scoreboard, Word, anonymous_file
 from millstream.supervisor import signals
+from millstream.supervisor.maintenance.program import run_maintenance
 from millstream.supervisor.plan import GroupPlan, Plan
 from millstream.supervisor.slot import Process
+from millstream.worker.program import run_worker
+
+# The children's programs are imported here, before the first fork: one version for the supervisor's whole life, even
+# where the package is upgraded under it; their memory is shared, and a new worker is there sooner.
 
 log = structlog.get_logger("millstream.supervisor")
 
@@ -73,8 +78,6 @@ def spawn_worker(
     spec = group.spec(slot, incarnation)
 
     def program() -> int:
-        from millstream.worker.program import run_worker
-
         forget()
         return run_worker(spec, record, stack_file, parent, app)
 
@@ -93,8 +96,6 @@ def spawn_maintenance(plan: Plan, board: Scoreboard, wake: int, forget: Callable
     parent = os.getpid()
 
     def program() -> int:
-        from millstream.supervisor.maintenance.program import run_maintenance
-
         forget()
         return run_maintenance(plan, board, wake, parent)
 

@@ -99,24 +99,32 @@ class AsyncClient:
             self._registered.add(queue.base)
 
     async def wait_for_end(self, queue: QueueKeys, job_id: str, timeout: float | None) -> State | None:
-        """Wait until a job has ended; its final state, or None where it is unknown. Raises :class:`TimeoutError`."""
+        """Wait until a job has ended; its final state, or None where it is unknown.
+
+        Raises :class:`TimeoutError`, and :class:`Unavailable` when the server was out of reach for too long.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
-        begin, keep, leave = (await_end(queue, job_id, step) for step in (1, 0, -1))
         async with self._borrow(SLICE + self.patience / 2) as link:
-            state = (await link.run_many([begin]))[0]
-            try:
-                while state and State(state) not in FINAL:
+            waiters, in_touch = 1, time.monotonic()
+            while True:
+                try:
+                    state = (await link.run_many([await_end(queue, job_id, waiters)]))[0]
+                    waiters, in_touch = 0, time.monotonic()
+                    if not state or State(state) in FINAL:
+                        return State(state) if state else None
                     remaining = SLICE if deadline is None else min(SLICE, deadline - time.monotonic())
                     if remaining <= 0:
                         raise TimeoutError(f"job {job_id} has not ended within {timeout} s")
                     await link.execute("BLPOP", queue.waits + job_id, f"{max(remaining, 0.01):.3f}")
-                    state = (await link.run_many([keep]))[0]
-            except TimeoutError:
-                await link.run_many([leave])
-                raise
-            finally:
-                await link.close()
-            return State(state) if state else None
+                except AccessDenied:
+                    raise
+                except Unavailable:
+                    if time.monotonic() - in_touch > self.patience:
+                        raise
+                    await asyncio.sleep(0.05)
+                except TimeoutError:
+                    await link.run_many([await_end(queue, job_id, -1)])
+                    raise
 
     async def close(self) -> None:
         """Close the idle connections of the running loop."""
@@ -151,3 +159,5 @@ class AsyncClient:
         finally:
             if timeout is None:
                 idle.append(link)
+            else:
+                await link.close()

@@ -92,22 +92,31 @@ class Client:
     def wait_for_end(self, queue: QueueKeys, job_id: str, timeout: float | None) -> State | None:
         """Wait until a job has ended; its final state, or None where it is unknown.
 
-        Raises :class:`TimeoutError` after *timeout* seconds (None: never).
+        Raises :class:`TimeoutError` after *timeout* seconds (None: never), :class:`Unavailable` when the server was
+        out of reach for longer than our patience.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._waiting.borrow() as link:
-            state = link.run(await_end(queue, job_id, 1))
-            try:
-                while state and State(state) not in FINAL:
+            waiters, in_touch = 1, time.monotonic()
+            while True:
+                try:
+                    state = link.run(await_end(queue, job_id, waiters))
+                    waiters, in_touch = 0, time.monotonic()
+                    if not state or State(state) in FINAL:
+                        return State(state) if state else None
                     remaining = SLICE if deadline is None else min(SLICE, deadline - time.monotonic())
                     if remaining <= 0:
                         raise TimeoutError(f"job {job_id} has not ended within {timeout} s")
                     link.execute("BLPOP", queue.waits + job_id, f"{max(remaining, 0.01):.3f}")
-                    state = link.run(await_end(queue, job_id, 0))
-            except (TimeoutError, KeyboardInterrupt):
-                link.run(await_end(queue, job_id, -1))
-                raise
-            return State(state) if state else None
+                except AccessDenied:
+                    raise
+                except Unavailable:
+                    if time.monotonic() - in_touch > self.patience:
+                        raise
+                    time.sleep(0.05)
+                except (TimeoutError, KeyboardInterrupt):
+                    link.run(await_end(queue, job_id, -1))
+                    raise
 
     def close(self) -> None:
         """Close all idle connections."""

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from millstream import Millstream
+from millstream.protocol.location import DATA_FOLDER, socket_path
 from tests.support.servers import Kind
 from tests.support.supervised import Supervised
 from tests.support.waiting import wait_until
@@ -46,7 +47,7 @@ ONE_FIXTURE = pytest.mark.parametrize("server", [Kind.VALKEY], indirect=True, id
 @ONE_FIXTURE
 def test_a_killed_server_is_started_again_with_its_data(supervise: Callable[..., Supervised]) -> None:
     up = supervise(APP, redis_url=None)
-    app = Millstream(redis_url=f"unix://{up.folder}/.millstream/valkey.sock", prefix=up.prefix, patience=4.0)
+    app = Millstream(redis_url=f"unix://{socket_path(up.folder / DATA_FOLDER)}", prefix=up.prefix, patience=4.0)
     before = app.enqueue("add", 1, 2, queue="default")
     assert before.result(10) == 3
     workers = sorted(up.workers())
@@ -69,7 +70,7 @@ def test_a_killed_server_is_started_again_with_its_data(supervise: Callable[...,
 @ONE_FIXTURE
 def test_term_to_the_whole_tree_does_not_take_the_server_away(supervise: Callable[..., Supervised]) -> None:
     up = supervise(APP, redis_url=None)
-    app = Millstream(redis_url=f"unix://{up.folder}/.millstream/valkey.sock", prefix=up.prefix)
+    app = Millstream(redis_url=f"unix://{socket_path(up.folder / DATA_FOLDER)}", prefix=up.prefix)
     running = app.enqueue("nap", 2.0, queue="default")
     wait_until(lambda: running.status() == "running", describe=up.log)
     assert up.process is not None

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from millstream.protocol.errors import DuplicateJob, InvalidJob
@@ -128,7 +129,7 @@ class Job(Generic[P, R]):
     def signature(self) -> inspect.Signature:
         return _signature(self.fn)
 
-    @property
+    @cached_property
     def is_async(self) -> bool:
         return inspect.iscoroutinefunction(self.fn)
 

@@ -59,6 +59,7 @@ class Worker:
         self._batch = 0
         self._born = time.monotonic()
         self._rss_checked = 0.0
+        self._retry_delays: dict[tuple[str, int], int] = {}
         self._jitter = random.uniform(0.9, 1.0)
         self._outage = False
 
@@ -146,7 +147,7 @@ class Worker:
         words[Word.ATTEMPT] = entry.attempt
         words[Word.MAX_ATTEMPTS] = run.max_attempts
         words[Word.CRASHES] = entry.crashes
-        words[Word.RETRY_DELAY] = int(min(job.retry[0].nominal_delay(run.attempt), LONGEST) * 1000)
+        words[Word.RETRY_DELAY] = self._retry_delay(job, run.attempt)
         words[Word.RUN_STARTED_AT] = run.started_at
         words[Word.RUN_TOKEN] = entry.run
         self._run = run.number
@@ -185,6 +186,15 @@ class Worker:
             entry = Entry(ref, fields[1].decode(), "", "", [], {}, "normal", started_at)
             return unknown_job(entry, self._spec.worker, started_at, str(error))
         return malformed(ref, fields, str(error), self._spec.worker, started_at)
+
+    def _retry_delay(self, job: Job[..., object], attempt: int) -> int:
+        """Milliseconds until the next run, should this one be killed: worked out once per job and attempt."""
+        found = self._retry_delays.get((job.name, attempt))
+        if found is None:
+            found = self._retry_delays[job.name, attempt] = int(
+                min(job.retry[0].nominal_delay(attempt), LONGEST) * 1000
+            )
+        return found
 
     def _time_limit(self, job: Job[..., object]) -> float:
         """Seconds of the soft limit; 0 for none. The job's own wins over its group's."""

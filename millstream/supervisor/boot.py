@@ -21,7 +21,7 @@ from millstream.protocol.keys import Keys
 from millstream.protocol.link import Link
 from millstream.supervisor import embedded, logs
 from millstream.supervisor.children import fork
-from millstream.supervisor.config import Settings
+from millstream.supervisor.config import Range, Settings
 from millstream.supervisor.identity import Identity, identify, runtime_path
 from millstream.supervisor.maintenance.heartbeat import identity as identity_of
 from millstream.supervisor.master import Supervisor
@@ -40,6 +40,7 @@ def run(settings: Settings, *, burst: bool = False) -> int:
     Raises :class:`ConfigError`, :class:`Unavailable`, :class:`Unsupported`, :class:`NameTaken` where it cannot start.
     """
     logs.configure()
+    _warn_of_what_is_not_used(settings)
     if settings.web.bind == "off":
         return _run(settings, None, burst=burst)
     with metrics_folder() as folder:
@@ -70,6 +71,16 @@ def _run(settings: Settings, folder: MetricsFolder | None, *, burst: bool) -> in
     gc.collect()
     gc.freeze()  # what is shared with the children is not to be written to by their collectors
     return supervisor.run()
+
+
+def _warn_of_what_is_not_used(settings: Settings) -> None:
+    """Say which accepted settings change nothing yet, rather than ignore them without a word."""
+    for name, group in settings.workers.items():
+        if group.concurrency > 1:
+            log.warning("config.not_used", key=f"workers.{name}.concurrency", hint="async jobs run one at a time")
+        if isinstance(group.processes, Range):
+            hint = f"the group has {group.processes.min} processes; TTIN and TTOU change that"
+            log.warning("config.not_used", key=f"workers.{name}.processes.max", hint=hint)
 
 
 def _claim(settings: Settings, queues: tuple[str, ...], folder: MetricsFolder | None, *, burst: bool) -> Plan:

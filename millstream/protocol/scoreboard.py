@@ -31,6 +31,9 @@ OUTBOX_BYTES = RECORD_BYTES - OUTBOX_AT
 OUTCOME_HEAD = 12
 """Bytes before each outcome: the number of its run, and its length."""
 
+MAX_GROUPS = 160
+"""Groups of workers for which the header has room."""
+
 _SEQ_SHIFT = 24
 _USED_MASK = (1 << _SEQ_SHIFT) - 1
 
@@ -45,8 +48,8 @@ class Header(IntEnum):
     SUPERVISOR_TICK = 8
     PHASE = 9
     TARGETS = 32  # and the words behind it: how many workers each group should have
-    DEGRADED = 192  # likewise: 1 for a group whose workers keep dying
-    RESTART_AT = 352  # likewise: when the last of its empty slots is filled again; 0 if none waits
+    DEGRADED = TARGETS + MAX_GROUPS  # likewise: 1 for a group whose workers keep dying
+    RESTART_AT = DEGRADED + MAX_GROUPS  # likewise: when the last of its empty slots is filled again; 0 if none waits
     # Written by maintenance.
     MAINTENANCE_TICK = 16
     NAME_LOST = 17  # another supervisor has taken our name

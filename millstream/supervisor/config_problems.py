@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from millstream.protocol.scoreboard import MAX_GROUPS
 from millstream.supervisor.config_layers import Key, Layers
 from millstream.supervisor.config_models import Group, Settings, SupervisorSettings, Web
 from millstream.supervisor.redaction import is_secret
@@ -115,6 +116,8 @@ def cross_checks(settings: Settings, layers: Layers) -> list[str]:
     supervisor = settings.supervisor
     if supervisor.restart_backoff_max < supervisor.restart_backoff:
         problems.append((("supervisor", "restart_backoff_max"), "must not be below restart_backoff"))
+    if len(settings.workers) > MAX_GROUPS:
+        problems.append((("workers",), f"has {len(settings.workers)} groups, {MAX_GROUPS} are the most"))
     return [f"{_dotted(key)} ({layers.nearest_origin(key)}): {reason}" for key, reason in problems]
 
 

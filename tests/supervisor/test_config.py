@@ -366,3 +366,8 @@ def test_thresholds_of_the_backlog(tmp_path: Path, text: str, variables: dict[st
 
 def test_nothing_is_served_where_it_is_off(tmp_path: Path) -> None:
     assert loaded(tmp_path, "", None, MILLSTREAM_WEB__BIND="off").web.bind == "off"
+
+
+def test_more_groups_than_the_scoreboard_has_room_for_are_refused(tmp_path: Path) -> None:
+    text = "".join(f'[workers.g{number}]\nqueues = ["q"]\n' for number in range(161))
+    assert problems(tmp_path, text) == ["workers (millstream.toml): has 161 groups, 160 are the most"]

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import orjson
@@ -20,8 +21,8 @@ from millstream.supervisor.web.facts import Facts
 from millstream.worker.spec import WorkerSpec
 
 WORKERS, QUEUES = 64, 100
-LIMIT = 0.020
-"""Seconds of CPU that a scrape may take."""
+LIMIT = 4.0
+"""What a scrape may cost, in reference loops of the same run: 20 ms where one takes 5 ms, on an idle core of 2026."""
 
 COUNT_SOMETHING = """
 import os, sys
@@ -111,15 +112,23 @@ def exposition(tmp_path: Path) -> Exposition:
     return Exposition(plan, board_of(plan), Facts(str(tmp_path)))
 
 
+def reference() -> None:
+    """Pure computation: how fast this machine is at this moment."""
+    sum(number * number for number in range(100_000))
+
+
+def cpu_seconds(action: Callable[[], object]) -> float:
+    began = time.process_time()
+    action()
+    return time.process_time() - began
+
+
 def test_a_scrape_is_cheap(exposition: Exposition) -> None:
     text = exposition.text()
     assert text.count("\nmillstream_job_duration_seconds_count") == QUEUES
     assert 'millstream_jobs_finished_total{job="render",outcome="completed",queue="queue0"} 128.0' in text
     assert 'millstream_workers{group="g",state="busy"} 64' in text
-    costs = []
-    for _ in range(20):
-        began = time.process_time()
-        exposition.text()
-        costs.append(time.process_time() - began)
-    print(f"{len(text) / 1000:.0f} kB, best {min(costs) * 1000:.1f} ms, median {sorted(costs)[10] * 1000:.1f} ms")
-    assert min(costs) < LIMIT
+    # Interleaved, so that both see the same machine.
+    costs, loops = zip(*((cpu_seconds(exposition.text), cpu_seconds(reference)) for _ in range(20)), strict=True)
+    print(f"{len(text) / 1000:.0f} kB, best {min(costs) * 1000:.1f} ms, a loop {min(loops) * 1000:.1f} ms")
+    assert min(costs) < LIMIT * min(loops)

@@ -11,7 +11,8 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from pydantic import BaseModel, SecretStr
 
-from millstream.supervisor import config, config_layers, config_models, config_values
+from millstream.supervisor import config
+from millstream.supervisor.config import layers, models, values
 from tests.docs.documents import DOCS, blocks, code, rows, sections
 
 TEXT = (DOCS / "configuration.md").read_text()
@@ -33,19 +34,19 @@ TYPES = {
     "Bind": 'host:port or "off"',
     "BacklogAges": "seconds, or table of seconds",
 }
-"""How the document calls the types of config_values."""
+"""How the document calls the types of config/values.py."""
 
 PLAIN: list[tuple[object, str]] = [
     (bool, "true or false"),
     (SecretStr, "secret"),
-    (dict[str, config_values.EnvValue], "table of texts"),
+    (dict[str, values.EnvValue], "table of texts"),
 ]
 
 TABLES: list[tuple[str, type[BaseModel], set[str]]] = [
-    ("Top level", config_models.Settings, {"workers", "supervisor", "web"}),
-    ("`[workers.NAME]`", config_models.Group, {"name", "weights"}),
-    ("`[supervisor]`", config_models.SupervisorSettings, set()),
-    ("`[web]`", config_models.Web, set()),
+    ("Top level", models.Settings, {"workers", "supervisor", "web"}),
+    ("`[workers.NAME]`", models.Group, {"name", "weights"}),
+    ("`[supervisor]`", models.SupervisorSettings, set()),
+    ("`[web]`", models.Web, set()),
 ]
 
 
@@ -56,7 +57,7 @@ def type_word(hint: Any) -> str:
         hint = alternatives[0]
     if isinstance(choices := get_args(hint), tuple) and choices and all(isinstance(one, str) for one in choices):
         return " or ".join(choices)
-    named = next((word for name, word in TYPES.items() if getattr(config_values, name) == hint), None)
+    named = next((word for name, word in TYPES.items() if getattr(values, name) == hint), None)
     return named or next(word for plain, word in PLAIN if plain == hint)
 
 
@@ -75,7 +76,7 @@ def test_every_key_is_documented(title: str, model: type[BaseModel], left_out: s
     table = rows(SECTIONS[title])
     shown = [(code(key)[0], kind.replace("`", ""), _default(default)) for key, kind, default, _ in table]
     expected = list(described(model, left_out))
-    if model is config_models.SupervisorSettings:
+    if model is models.SupervisorSettings:
         expected[0] = ("name", "name", "the host's name")
     assert sorted(shown, key=str) == sorted(expected, key=str)
 
@@ -87,8 +88,8 @@ def _default(cell: str) -> object:
 
 
 def test_every_variable_is_documented() -> None:
-    names = {name.upper() for name in config_layers.TOP_LEVEL}
-    names |= {*config_layers._OTHER_VARIABLES, *config_layers._WEB_TOKEN}
+    names = {name.upper() for name in layers.TOP_LEVEL}
+    names |= {*layers._OTHER_VARIABLES, *layers._WEB_TOKEN}
     expected = {f"MILLSTREAM_{name}" for name in names} | {"REDIS_URL"}
     assert {code(row[0])[0] for row in rows(SECTIONS["Variables"])} == expected
 

@@ -18,9 +18,9 @@ import psutil
 import pytest
 import redis as redis_py
 
-from millstream.supervisor.demo_files import LARGE, find_files, standard_library
-from millstream.supervisor.demo_jobs import CHUNK, analyse
-from millstream.supervisor.demo_summary import Summary, slot_of, summarise, worded
+from millstream.supervisor.demo.files import LARGE, find_files, standard_library
+from millstream.supervisor.demo.jobs import CHUNK, analyse
+from millstream.supervisor.demo.summary import Summary, slot_of, summarise, worded
 from tests.support import processes
 from tests.support.supervised import ROOT
 from tests.support.waiting import wait_until

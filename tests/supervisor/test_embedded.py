@@ -20,7 +20,8 @@ import redis
 from millstream.protocol.errors import EmbeddedUnavailable
 from millstream.protocol.location import locate, socket_path
 from millstream.supervisor import embedded
-from millstream.supervisor.embedded_binary import find_binary
+from millstream.supervisor.embedded.binary import find_binary
+from millstream.supervisor.embedded.server import LOG_NAME
 from tests.support.processes import alive, assert_gone, reap_adopted
 from tests.support.waiting import wait_until
 
@@ -112,7 +113,7 @@ def test_it_ends_cleanly_when_its_parent_is_killed(data: Path, started: list[int
     end(process)
     assert_gone([int(pid)], timeout=5.0)
     reap_adopted()
-    assert "User requested shutdown" in (data / embedded.LOG_NAME).read_text()
+    assert "User requested shutdown" in (data / LOG_NAME).read_text()
     start(data, started)
     with client(data) as connection:
         assert connection.get("kept") == b"1"

@@ -37,6 +37,6 @@ def demo(options: Globals, folder: Path | None, keep: bool, processes: int | Non
     the sources of Python's own standard library. A private server and a supervisor are started for it, and
     stopped at the end.
     """
-    from millstream.supervisor.demo import Plan, run
+    from millstream.supervisor.demo.command import Plan, run
 
     return run(Plan(folder, keep, processes, limit, options.redis_url, options.output))

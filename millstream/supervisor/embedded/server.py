@@ -1,43 +1,24 @@
-"""The embedded server: a private Valkey that the supervisor runs as one more child.
-
-It listens on a unix socket only and keeps an append-only file, so that its data survives a restart and
-`kill -9`. The lock on the data folder is held by the server process itself, through an inherited descriptor:
-it is free exactly when no server works on the files, whoever died in whatever order.
-"""
+"""Starts the embedded server on a data folder, under a lock that it holds itself."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
-import socket as sockets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from millstream.protocol.errors import EmbeddedUnavailable
-from millstream.supervisor.embedded_binary import find_binary
-from millstream.supervisor.embedded_process import spawn, stop
-
-__all__ = [
-    "Server",
-    "answers",
-    "command",
-    "find_binary",
-    "refuse_in_production",
-    "spawn",
-    "start",
-    "stop",
-    "wait_ready",
-]
+from millstream.supervisor.embedded.binary import find_binary
+from millstream.supervisor.embedded.probe import POLL, stays, wait_ready
+from millstream.supervisor.embedded.process import spawn, stop
 
 LOG_NAME = "valkey.log"
 LOCK_NAME = "valkey.lock"
 LOG_LIMIT = 10 * 1024 * 1024
 START_TIMEOUT = 30.0  # loading a large append-only file takes its time
-POLL = 0.01
-PERIODIC_TASK = 0.1
 
 
 @dataclass(frozen=True)
@@ -81,7 +62,7 @@ def start(
             finally:
                 os.close(lock)  # the server keeps the copy that it inherited
             return _started(pid, data, socket, deadline)
-        if _stays(socket):
+        if stays(socket):
             return Server(socket, data, None)
         if time.monotonic() > deadline:
             raise EmbeddedUnavailable(f"{data}: another process holds {LOCK_NAME} but does not answer on {socket}")
@@ -157,71 +138,3 @@ def command(binary: Path, data: Path, socket: Path) -> list[str]:
         "daemonize": "no",
     }
     return [str(binary), *(part for name, value in options.items() for part in (f"--{name}", value))]
-
-
-def wait_ready(socket: Path, deadline: float, *, pid: int | None = None, log: Path | None = None) -> None:
-    """Poll until the server answers PING (not LOADING); `deadline` is on the monotonic clock.
-
-    Raises EmbeddedUnavailable with the last lines of its log if it exits or the time is over.
-    """
-    while not answers(socket):
-        if pid is not None and _exited(pid):
-            raise EmbeddedUnavailable(f"the embedded server could not start:\n{_tail(log)}")
-        if time.monotonic() > deadline:
-            raise EmbeddedUnavailable(f"the embedded server does not answer on {socket}:\n{_tail(log)}")
-        time.sleep(POLL)
-
-
-def answers(socket: Path, timeout: float = 1.0) -> bool:
-    """Whether a server on this socket serves commands now."""
-    with _connection(timeout) as client:
-        return _connected(client, socket) and _pings(client)
-
-
-def _stays(socket: Path) -> bool:
-    """Whether the server is not only there, but not about to leave.
-
-    One that got TERM when its supervisor died still answers until its next periodic task, 10 times a second.
-    """
-    with _connection(1.0) as client:
-        if not (_connected(client, socket) and _pings(client)):
-            return False
-        time.sleep(PERIODIC_TASK * 3)
-        return _pings(client)
-
-
-def _connection(timeout: float) -> sockets.socket:
-    client = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
-    client.settimeout(timeout)
-    return client
-
-
-def _connected(client: sockets.socket, socket: Path) -> bool:
-    try:
-        client.connect(str(socket))
-    except OSError:
-        return False
-    return True
-
-
-def _pings(client: sockets.socket) -> bool:
-    try:
-        client.sendall(b"PING\r\n")
-        return client.recv(64).startswith(b"+PONG")
-    except OSError:
-        return False
-
-
-def _exited(pid: int) -> bool:
-    if not hasattr(os, "waitid"):
-        return False  # macOS before Python 3.13: the deadline will tell
-    try:
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:
-        return True
-
-
-def _tail(log: Path | None) -> str:
-    if log is None or not log.exists():
-        return "(it wrote no log)"
-    return "\n".join(log.read_text(errors="replace").splitlines()[-5:])

@@ -21,7 +21,7 @@ from millstream.protocol.errors import MillstreamError, Unavailable
 from millstream.protocol.inspect import hosts
 from millstream.protocol.keys import Keys
 from millstream.protocol.location import DEFAULT_PREFIX, FILE_NAME, locate
-from millstream.supervisor.demo_jobs import QUEUE
+from millstream.supervisor.demo.jobs import QUEUE
 
 NAME = "demo"
 START_TIMEOUT = 60.0
@@ -83,7 +83,7 @@ class DemoSupervisor:
 
     def _configuration(self, prefix: str) -> str:
         lines = (
-            'app = "millstream.supervisor.demo_jobs:app"',
+            'app = "millstream.supervisor.demo.jobs:app"',
             f"prefix = {json.dumps(prefix)}",
             "[supervisor]",
             f'name = "{NAME}"',

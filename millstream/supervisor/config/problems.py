@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from millstream.protocol.scoreboard import MAX_GROUPS
-from millstream.supervisor.config_layers import Key, Layers
-from millstream.supervisor.config_models import Group, Settings, SupervisorSettings, Web
+from millstream.supervisor.config.layers import Key, Layers
+from millstream.supervisor.config.models import Group, Settings, SupervisorSettings, Web
 from millstream.supervisor.redaction import is_secret
 
 if TYPE_CHECKING:

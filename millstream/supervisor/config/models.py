@@ -10,8 +10,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
 from millstream.protocol.location import DEFAULT_PREFIX, Location
-from millstream.supervisor.config_layers import Layers
-from millstream.supervisor.config_values import (
+from millstream.supervisor.config.layers import Layers
+from millstream.supervisor.config.values import (
     AppPath,
     BacklogAges,
     Bind,

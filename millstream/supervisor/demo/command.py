@@ -21,10 +21,10 @@ from millstream.protocol.listing import infos_of
 from millstream.supervisor.cli.output import print_fields
 from millstream.supervisor.cli.wording import plural
 from millstream.supervisor.cpus import cpus
-from millstream.supervisor.demo_files import Files, find_files
-from millstream.supervisor.demo_jobs import QUEUE, analyse, app
-from millstream.supervisor.demo_summary import Summary, summarise, worded
-from millstream.supervisor.demo_supervisor import DemoFailed, DemoSupervisor
+from millstream.supervisor.demo.files import Files, find_files
+from millstream.supervisor.demo.jobs import QUEUE, analyse, app
+from millstream.supervisor.demo.summary import Summary, summarise, worded
+from millstream.supervisor.demo.supervisor import DemoFailed, DemoSupervisor
 
 LOOK = 0.1
 """Seconds between two looks at the queue."""

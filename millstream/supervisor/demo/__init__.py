@@ -1,0 +1,1 @@
+"""``millstream demo``: the files of a folder, analysed by several worker processes."""

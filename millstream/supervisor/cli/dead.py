@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
 import click
 import orjson
 
@@ -10,10 +15,17 @@ from millstream.protocol.errors import JobNotFound
 from millstream.protocol.info import JobInfo, State
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.listing import Wanted, list_jobs
-from millstream.supervisor.cli.job_view import DEAD_COLUMNS, fields_of, row_of
-from millstream.supervisor.cli.jobs import args_option, queue_option
+from millstream.supervisor.cli.job_view import (
+    DEAD_COLUMNS,
+    args_option,
+    fields_of,
+    list_options,
+    print_page,
+    queue_option,
+    row_of,
+)
 from millstream.supervisor.cli.options import Globals, confirmed, destructive, global_options
-from millstream.supervisor.cli.output import print_done, print_fields, print_rows
+from millstream.supervisor.cli.output import print_done, print_fields
 from millstream.supervisor.cli.session import Session
 from millstream.supervisor.cli.wording import plural
 
@@ -26,11 +38,7 @@ def dead() -> None:
 
 
 @dead.command("list")
-@queue_option
-@click.option("--name", help="Only jobs of this name.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many at most.")
-@click.option("--cursor", help="Go on where an earlier list ended.")
-@args_option
+@list_options
 @global_options
 @click.pass_obj
 def list_(
@@ -40,9 +48,7 @@ def list_(
     session = Session(options)
     wanted = Wanted({State.DEAD}, name)
     page = list_jobs(session.client, session.queues(queue), wanted, limit=limit, cursor=cursor)
-    print_rows((row_of(info, with_args) for info in page.jobs), DEAD_COLUMNS, session.output, nothing="no dead jobs")
-    if page.cursor:
-        click.echo(f"there may be more: --cursor {page.cursor}", err=True)
+    print_page(page, DEAD_COLUMNS, session.output, with_args=with_args, nothing="no dead jobs")
 
 
 @dead.command()
@@ -69,41 +75,45 @@ def _raw_fields(session: Session, keys: QueueKeys, job_id: str) -> list[object]:
     return list(raw)
 
 
-def _selection(command: click.decorators.FC) -> click.decorators.FC:
-    """Ids, or ``--all`` with filters."""
+@dataclass(frozen=True)
+class Selection:
+    """Which dead jobs a command is about, and how sure the user is of it."""
+
+    job_ids: tuple[str, ...]
+    everything: bool
+    queue: str | None
+    name: str | None
+    yes: bool
+    dry_run: bool
+
+
+def _selecting(command: Callable[[Session, Selection], int]) -> Callable[..., int]:
+    """Give a command ids, or ``--all`` with filters; it is called with a :class:`Selection`."""
+
+    @wraps(command)
+    def selecting(options: Globals, **chosen: Any) -> int:
+        return command(Session(options), Selection(**chosen))
+
+    decorated: Callable[..., int] = click.pass_obj(selecting)
     for option in (
+        global_options,
+        destructive,
         click.option("--name", help="With --all: only jobs of this name."),
         queue_option,
         click.option("--all", "everything", is_flag=True, help="All dead jobs (of --queue, of --name)."),
         click.argument("job_ids", metavar="[ID...]", nargs=-1),
     ):
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return decorated
 
 
 @dead.command()
-@_selection
-@destructive
-@global_options
-@click.pass_obj
-def retry(
-    options: Globals,
-    job_ids: tuple[str, ...],
-    everything: bool,
-    queue: str | None,
-    name: str | None,
-    yes: bool,
-    dry_run: bool,
-) -> int:
+@_selecting
+def retry(session: Session, selection: Selection) -> int:
     """Enqueue dead jobs again, with fresh attempts. Exit code 1 if one of them could not be."""
-    session = Session(options)
-    chosen = _chosen(session, job_ids, everything, queue, name)
-    count = sum(map(len, chosen.values()))
-    if dry_run:
-        print_done({"would_retry": count}, f"would retry {plural(count, 'job')}", session.output)
-        return 0
-    if everything and count and not confirmed(f"Retry {plural(count, 'dead job')}?", yes=yes):
-        return _nothing_done()
+    chosen = _chosen(session, selection)
+    if not _agreed(session, selection, "retry", chosen, ask=selection.everything):
+        return 0 if selection.dry_run else 1
     done: dict[str, control.Retried] = {}
     for keys, ids in chosen.items():
         done |= control.retry_dead(session.client, keys, ids)
@@ -116,52 +126,41 @@ def retry(
 
 
 @dead.command()
-@_selection
-@destructive
-@global_options
-@click.pass_obj
-def delete(
-    options: Globals,
-    job_ids: tuple[str, ...],
-    everything: bool,
-    queue: str | None,
-    name: str | None,
-    yes: bool,
-    dry_run: bool,
-) -> int:
+@_selecting
+def delete(session: Session, selection: Selection) -> int:
     """Delete dead jobs and their records for good."""
-    session = Session(options)
-    chosen = _chosen(session, job_ids, everything, queue, name)
-    count = sum(map(len, chosen.values()))
-    if dry_run:
-        print_done({"would_delete": count}, f"would delete {plural(count, 'job')}", session.output)
-        return 0
-    if count and not confirmed(f"Delete {plural(count, 'dead job')}?", yes=yes):
-        return _nothing_done()
+    chosen = _chosen(session, selection)
+    if not _agreed(session, selection, "delete", chosen, ask=True):
+        return 0 if selection.dry_run else 1
     deleted = sum(control.delete_dead(session.client, keys, ids) for keys, ids in chosen.items())
     print_done({"deleted": deleted}, f"deleted {plural(deleted, 'job')}", session.output)
     return 0
 
 
-def _nothing_done() -> int:
+def _agreed(session: Session, selection: Selection, verb: str, chosen: Chosen, *, ask: bool) -> bool:
+    """Whether to go on: not where only a count is wanted (it is printed), nor where the user says no."""
+    count = sum(map(len, chosen.values()))
+    if selection.dry_run:
+        print_done({f"would_{verb}": count}, f"would {verb} {plural(count, 'job')}", session.output)
+        return False
+    if not ask or not count or confirmed(f"{verb.capitalize()} {plural(count, 'dead job')}?", yes=selection.yes):
+        return True
     click.echo("nothing was done", err=True)
-    return 1
+    return False
 
 
-def _chosen(
-    session: Session, job_ids: tuple[str, ...], everything: bool, queue: str | None, name: str | None
-) -> Chosen:
-    """The dead jobs that the arguments name, by queue. Raises :class:`JobNotFound` for one that is not dead."""
-    if everything == bool(job_ids):
+def _chosen(session: Session, selection: Selection) -> Chosen:
+    """The dead jobs that are meant, by queue. Raises :class:`JobNotFound` for one that is not dead."""
+    if selection.everything == bool(selection.job_ids):
         raise click.UsageError("name the jobs by their ids, or pass --all")
-    if name and not everything:
+    if selection.name and not selection.everything:
         raise click.UsageError("--name goes with --all")
     chosen: Chosen = {}
-    if everything:
-        for info_keys, info in _all_dead(session, queue, name):
-            chosen.setdefault(info_keys, []).append(info.id)
-    for job_id in job_ids:
-        keys, info = _dead_job(session, job_id, queue)
+    if selection.everything:
+        for keys, info in _all_dead(session, selection.queue, selection.name):
+            chosen.setdefault(keys, []).append(info.id)
+    for job_id in selection.job_ids:
+        keys, info = _dead_job(session, job_id, selection.queue)
         chosen.setdefault(keys, []).append(info.id)
     return chosen
 

@@ -1,15 +1,43 @@
-"""How jobs look: the row of a list, the fields of one job. Arguments only where they were asked for."""
+"""How jobs look: a page of a list, the fields of one job. Arguments only where they were asked for."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
+import click
 import orjson
 
 from millstream.protocol.info import Attempt, JobInfo
-from millstream.supervisor.cli.output import Column, Row
+from millstream.protocol.listing import Page
+from millstream.supervisor.cli.output import Column, Row, print_rows
 from millstream.supervisor.cli.wording import NOTHING, duration, shortened, size
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+queue_option = click.option("--queue", help="Only this queue.")
+args_option = click.option("--args", "with_args", is_flag=True, help="Show the arguments too.")
+
+
+def list_options(command: Function) -> Function:
+    """``--queue``, ``--name``, ``--limit``, ``--cursor`` and ``--args``."""
+    for option in (
+        args_option,
+        click.option("--cursor", help="Go on where an earlier list ended."),
+        click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many at most."),
+        click.option("--name", help="Only jobs of this name."),
+        queue_option,
+    ):
+        command = option(command)
+    return command
+
+
+def print_page(page: Page, columns: Sequence[Column], form: str, *, with_args: bool, nothing: str) -> None:
+    """Print one page of a list of jobs, and on stderr how to go on."""
+    print_rows((row_of(info, with_args) for info in page.jobs), columns, form, nothing=nothing)
+    if page.cursor:
+        click.echo(f"there may be more: --cursor {page.cursor}", err=True)
 
 
 def row_of(info: JobInfo, with_args: bool = False) -> dict[str, Any]:

@@ -12,9 +12,17 @@ from millstream.protocol import transitions
 from millstream.protocol.errors import JobNotFound
 from millstream.protocol.info import FINAL, JobInfo, State
 from millstream.protocol.listing import Wanted, list_jobs
-from millstream.supervisor.cli.job_view import JOB_COLUMNS, fields_of, row_of
+from millstream.supervisor.cli.job_view import (
+    JOB_COLUMNS,
+    args_option,
+    fields_of,
+    list_options,
+    print_page,
+    queue_option,
+    row_of,
+)
 from millstream.supervisor.cli.options import Globals, global_options
-from millstream.supervisor.cli.output import print_done, print_fields, print_line, print_rows
+from millstream.supervisor.cli.output import print_done, print_fields, print_line
 from millstream.supervisor.cli.session import Session
 
 if TYPE_CHECKING:
@@ -25,9 +33,6 @@ REFRESH = 0.5
 
 STATES = click.Choice([state.value for state in State])
 
-queue_option = click.option("--queue", help="Only this queue.")
-args_option = click.option("--args", "with_args", is_flag=True, help="Show the arguments too.")
-
 
 @click.group()
 def jobs() -> None:
@@ -36,11 +41,7 @@ def jobs() -> None:
 
 @jobs.command("list")
 @click.option("--state", "states", type=STATES, multiple=True, help="Only this state (repeatable).")
-@queue_option
-@click.option("--name", help="Only jobs of this name.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many at most.")
-@click.option("--cursor", help="Go on where an earlier list ended.")
-@args_option
+@list_options
 @global_options
 @click.pass_obj
 def list_(
@@ -56,9 +57,7 @@ def list_(
     session = Session(options)
     wanted = Wanted([State(state) for state in states] or None, name)
     page = list_jobs(session.client, session.queues(queue), wanted, limit=limit, cursor=cursor)
-    print_rows((row_of(info, with_args) for info in page.jobs), JOB_COLUMNS, session.output, nothing="no such jobs")
-    if page.cursor:
-        click.echo(f"there may be more: --cursor {page.cursor}", err=True)
+    print_page(page, JOB_COLUMNS, session.output, with_args=with_args, nothing="no such jobs")
 
 
 @jobs.command()

@@ -90,6 +90,24 @@ local function postpone(job, state, delay)
   if redis.call('ZRANGE', due, 0, 0)[1] == job.id then wake() end
 end
 
+-- Take an entry from whoever holds it. `requeue` puts its job elsewhere, by default into `again`, uncounted; what is
+-- no job is delivered anew as it is, for a worker to bury. Returns whether it was a job.
+local function take_back(letter, id, requeue)
+  local stream, job = streams[letter], job_at(letter .. id)
+  local is_job = job and job.id and job.env
+  if is_job and requeue then
+    requeue(letter .. id, job)
+  elseif is_job then
+    job.run = job.run + 1
+    place(job, 'a')
+  elseif job then
+    redis.call('XADD', stream, '*', unpack(redis.call('XRANGE', stream, id, id)[1][2]))
+  end
+  redis.call('XACK', stream, GROUP, id)
+  redis.call('XDEL', stream, id)
+  return is_job
+end
+
 -- The row of a run that was not the last: kept with the record, bounded.
 local function remember(id, row)
   if row == '' then return end

@@ -5,6 +5,7 @@
 --       3 how many ids at most
 -- Returns {position to go on from ("" at the end), {ids}}.
 -- include: _keys.lua
+-- include: _waiting.lua
 local place, position, count = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local ids = {}
 
@@ -20,22 +21,6 @@ elseif place == 'dead' then
   return by_rank(function(first, last) return redis.call('ZRANGE', dead, first, last, 'REV') end)
 elseif place == 'history' then
   return by_rank(function(first, last) return redis.call('LRANGE', history, first, last) end)
-end
-
-local function id_of(fields)
-  for i = 1, #fields, 2 do
-    if fields[i] == 'id' then return fields[i + 1] end
-  end
-end
-
-local function last_delivered(stream)
-  local groups = redis.pcall('XINFO', 'GROUPS', stream)
-  for _, group in ipairs(groups.err and {} or groups) do
-    local fields = {}
-    for i = 1, #group, 2 do fields[group[i]] = group[i + 1] end
-    if fields.name == GROUP then return fields['last-delivered-id'] end
-  end
-  return '0-0'
 end
 
 -- Up to `wanted` entries of a stream after an entry id: {entry id, job id or nil} each.

@@ -10,16 +10,7 @@ for i = 2, #ARGV do
   local ref = ARGV[i]
   local letter, id = string.sub(ref, 1, 1), string.sub(ref, 2)
   if #redis.call('XPENDING', streams[letter], GROUP, id, id, 1, consumer) == 1 then
-    local job = job_at(ref)
-    if job and job.id and job.env then
-      job.run = job.run + 1
-      place(job, 'a')
-      released = released + 1
-    elseif job then
-      redis.call('XADD', streams[letter], '*', unpack(redis.call('XRANGE', streams[letter], id, id)[1][2]))
-    end
-    redis.call('XACK', streams[letter], GROUP, id)
-    redis.call('XDEL', streams[letter], id)
+    if take_back(letter, id) then released = released + 1 end
   end
 end
 if released > 0 then redis.call('HINCRBY', stats, 'release', released) end

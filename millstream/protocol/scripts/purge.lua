@@ -6,6 +6,7 @@
 -- Returns {how many were removed, 1 if there may be more: call again}.
 -- include: _keys.lua
 -- include: _moves.lua
+-- include: _waiting.lua
 local limit, removed = tonumber(ARGV[1]), 0
 
 local function forget(id, ref)
@@ -13,23 +14,6 @@ local function forget(id, ref)
   if ref and redis.call('HGET', record, 'entry') ~= ref then return end
   redis.call('DEL', record)
   notify(id)
-end
-
-local function id_of(fields)
-  for i = 1, #fields, 2 do
-    if fields[i] == 'id' then return fields[i + 1] end
-  end
-end
-
-local function last_delivered(stream)
-  local groups = redis.pcall('XINFO', 'GROUPS', stream)
-  if groups.err then return '0-0' end
-  for _, group in ipairs(groups) do
-    local fields = {}
-    for i = 1, #group, 2 do fields[group[i]] = group[i + 1] end
-    if fields.name == GROUP then return fields['last-delivered-id'] end
-  end
-  return '0-0'
 end
 
 -- A group that was rebuilt at an older id has entries after its last one that are pending nevertheless.

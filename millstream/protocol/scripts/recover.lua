@@ -37,16 +37,7 @@ end
 for _, row in ipairs(rows) do
   local id, consumer, idle = row[1], row[2], row[3]
   if idle >= lease_of(consumer) then
-    local ref = letter .. id
-    local job = job_at(ref)
-    if job and job.id and job.env then
-      requeue(ref, job)
-      recovered = recovered + 1
-    elseif job then
-      redis.call('XADD', stream, '*', unpack(redis.call('XRANGE', stream, id, id)[1][2]))
-    end
-    redis.call('XACK', stream, GROUP, id)
-    redis.call('XDEL', stream, id)
+    if take_back(letter, id, requeue) then recovered = recovered + 1 end
   end
 end
 if recovered > 0 then redis.call('HINCRBY', stats, 'recovered', recovered) end

@@ -9,20 +9,10 @@ local consumer, spared, released, left = ARGV[1], {}, 0, 0
 for i = 3, #ARGV do spared[ARGV[i]] = true end
 for _, letter in ipairs(LETTERS) do
   for _, row in ipairs(redis.call('XPENDING', streams[letter], GROUP, '-', '+', 1000, consumer)) do
-    local ref = letter .. row[1]
-    if spared[ref] then
+    if spared[letter .. row[1]] then
       left = left + 1
-    else
-      local job = job_at(ref)
-      if job and job.id and job.env then
-        job.run = job.run + 1
-        place(job, 'a')
-        released = released + 1
-      elseif job then
-        redis.call('XADD', streams[letter], '*', unpack(redis.call('XRANGE', streams[letter], row[1], row[1])[1][2]))
-      end
-      redis.call('XACK', streams[letter], GROUP, row[1])
-      redis.call('XDEL', streams[letter], row[1])
+    elseif take_back(letter, row[1]) then
+      released = released + 1
     end
   end
   left = left + #redis.call('XPENDING', streams[letter], GROUP, '-', '+', 1, consumer)

@@ -5,6 +5,7 @@
 -- Returns {server time in ms, paused ("", "1" or "resuming"), {length of each stream}, {pending of each stream}, held,
 -- due, dead, ms of the oldest waiting entry (-1: none waits), ms of the next due time (-1: none), counters (flat)}.
 -- include: _keys.lua
+-- include: _waiting.lua
 local lengths, pendings, oldest = {}, {}, -1
 
 local function see(entries)
@@ -14,15 +15,10 @@ local function see(entries)
 end
 
 for i, letter in ipairs(LETTERS) do
-  local stream, last = streams[letter], '0-0'
-  lengths[i], pendings[i] = redis.call('XLEN', stream), 0
-  local groups = redis.pcall('XINFO', 'GROUPS', stream)
-  for _, group in ipairs(groups.err and {} or groups) do
-    local fields = {}
-    for j = 1, #group, 2 do fields[group[j]] = group[j + 1] end
-    if fields.name == GROUP then pendings[i], last = fields.pending, fields['last-delivered-id'] end
-  end
-  see(redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', 1))
+  local stream = streams[letter]
+  local group = group_of(stream)
+  lengths[i], pendings[i] = redis.call('XLEN', stream), group.pending or 0
+  see(redis.call('XRANGE', stream, '(' .. (group['last-delivered-id'] or '0-0'), '+', 'COUNT', 1))
 end
 see(redis.call('XRANGE', held, '-', '+', 'COUNT', 1))
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from millstream.protocol import transitions
 from millstream.protocol.client import Client
-from millstream.protocol.envelope import encode_envelope
-from millstream.protocol.errors import InvalidJob, UnknownJob
+from millstream.protocol.drafts import chunks, new_job
+from millstream.protocol.errors import UnknownJob
 from millstream.protocol.handle import Handle
-from millstream.protocol.ids import new_id
 from millstream.protocol.keys import Keys, QueueKeys, band_of, checked_name
 from millstream.protocol.location import Location, locate
-from millstream.protocol.policy import LONGEST, Duration, Retry, policies, seconds
+from millstream.protocol.policy import Duration, Retry, policies, seconds
 from millstream.protocol.registry import (
     DEFAULT_RESULT_TTL,
     Draft,
@@ -34,15 +31,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 Hook = Callable[[], Any]
-
-CHUNK = 300
-"""Jobs in one round trip of ``enqueue_many``."""
-
-CHUNK_BYTES = 4 * 1024 * 1024
-"""Bytes in one round trip of ``enqueue_many``, about."""
-
-KEEP_CALLERS_ID = 86400
-"""Seconds for which a caller's id stays taken after the job's end. A generated id: 300 s."""
 
 
 class Decorator(Protocol):
@@ -198,7 +186,7 @@ class Millstream:
         new = new_job(draft)
         self.client.register(keys)
         created = self.client.run(transitions.enqueue(keys, [new]))[0]
-        return Handle(self, keys, new.id, created=created or draft.options.id is None)
+        return self._handle(keys, new, created)
 
     async def aenqueue_draft(self, draft: Draft) -> Handle[Any]:
         """The same for async code."""
@@ -206,7 +194,7 @@ class Millstream:
         new = new_job(draft)
         await self.aclient.register(keys)
         created = (await self.aclient.run(transitions.enqueue(keys, [new])))[0]
-        return Handle(self, keys, new.id, created=created or draft.options.id is None)
+        return self._handle(keys, new, created)
 
     def enqueue_many(self, drafts: Iterable[Draft]) -> list[Handle[Any]]:
         """Enqueue many jobs with a round trip per few hundred.
@@ -215,19 +203,21 @@ class Millstream:
         that went before.
         """
         handles: list[Handle[Any]] = []
-        for chunk in _chunks(iter(drafts)):
-            by_queue: dict[str, list[tuple[int, NewJob, bool]]] = {}
-            for position, (draft, new) in enumerate(chunk):
-                by_queue.setdefault(draft.queue, []).append((position, new, draft.options.id is None))
-            placed: list[Handle[Any] | None] = [None] * len(chunk)
-            for queue, rows in by_queue.items():
+        for chunk in chunks(drafts):
+            placed: dict[int, Handle[Any]] = {}
+            for queue in dict.fromkeys(draft.queue for draft, _ in chunk):
                 keys = self.queue_keys(queue)
                 self.client.register(keys)
-                created = self.client.run(transitions.enqueue(keys, [new for _, new, _ in rows]))
-                for (position, new, generated), is_new in zip(rows, created, strict=True):
-                    placed[position] = Handle(self, keys, new.id, created=is_new or generated)
-            handles += [handle for handle in placed if handle is not None]
+                jobs = [(at, new) for at, (draft, new) in enumerate(chunk) if draft.queue == queue]
+                created = self.client.run(transitions.enqueue(keys, [new for _, new in jobs]))
+                for (at, new), is_new in zip(jobs, created, strict=True):
+                    placed[at] = self._handle(keys, new, is_new)
+            handles += [placed[at] for at in range(len(chunk))]
         return handles
+
+    def _handle(self, keys: QueueKeys, new: NewJob, created: bool) -> Handle[Any]:
+        # A generated id was taken by nobody else: where it existed, an earlier attempt of ours has made it.
+        return Handle(self, keys, new.id, created=created or not new.nonce)
 
     def _named_draft(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], queue: str | None) -> Draft:
         job = self.registry.get(checked_name("job", name))
@@ -236,49 +226,3 @@ class Millstream:
         if queue is None:
             raise UnknownJob(f"no job {name!r} is registered here: name its queue, as in enqueue({name!r}, queue=...)")
         return Draft(name, args, kwargs, checked_name("queue", queue), 0, checked_options())
-
-
-def new_job(draft: Draft) -> NewJob:
-    """Encode a draft. Raises :class:`NotJSON`, :class:`PayloadTooLarge`."""
-    options = draft.options
-    band = band_of(draft.priority)
-    envelope = encode_envelope(
-        draft.name,
-        draft.args,
-        draft.kwargs,
-        queue=draft.queue,
-        enqueued_at=time.time_ns() // 1_000_000,
-        priority=band,
-        options={"keep": KEEP_CALLERS_ID} if options.id else None,
-        headers=options.headers,
-    )
-    if options.id is None:
-        return NewJob(new_id(), band, envelope, _delay(draft), "")
-    return NewJob(options.id, band, envelope, _delay(draft), new_id())
-
-
-def _delay(draft: Draft) -> int | None:
-    """Milliseconds until the job is due; None for now. An instant is taken by this host's clock."""
-    if draft.options.at is not None:
-        wait = (draft.options.at - datetime.now(UTC)).total_seconds()
-        return max(0, int(min(wait, LONGEST) * 1000)) or None
-    if draft.options.delay:
-        return max(1, int(min(draft.options.delay, LONGEST) * 1000))
-    return None
-
-
-def _chunks(drafts: Iterator[Draft]) -> Iterator[list[tuple[Draft, NewJob]]]:
-    """Encoded drafts in lists that are small enough for one round trip."""
-    chunk: list[tuple[Draft, NewJob]] = []
-    size = 0
-    for draft in drafts:
-        if not isinstance(draft, Draft):
-            raise InvalidJob(f"enqueue_many takes drafts, as made by a_job.job(...), not {type(draft).__name__}")
-        new = new_job(draft)
-        chunk.append((draft, new))
-        size += len(new.envelope)
-        if len(chunk) >= CHUNK or size >= CHUNK_BYTES:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk

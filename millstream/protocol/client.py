@@ -85,8 +85,7 @@ class Client:
     def register(self, queue: QueueKeys) -> None:
         """Enter a queue into the registry of queues, once per process."""
         if queue.base not in self._registered:
-            name = queue.queue if queue.tag in (None, queue.queue) else f"{queue.queue}@{queue.tag}"
-            self.execute("SADD", self.keys.queues, name)
+            self.execute("SADD", self.keys.queues, queue.member)
             self._registered.add(queue.base)
 
     def wait_for_end(self, queue: QueueKeys, job_id: str, timeout: float | None) -> State | None:

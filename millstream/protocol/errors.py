@@ -32,6 +32,10 @@ class ImportFailed(ConfigError):
     """The application module is missing or raised while it was imported."""
 
 
+class HookFailed(ConfigError):
+    """An ``on_worker_start`` or ``on_worker_stop`` hook raised."""
+
+
 class EmbeddedUnavailable(ConfigError):
     """No Redis URL is configured and the embedded server cannot be used."""
 

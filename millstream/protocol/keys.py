@@ -70,6 +70,11 @@ class QueueKeys:
             return f"{self.prefix}{{{self.queue}}}:"
         return f"{self.prefix}{{{self.tag}}}{self.queue}:"
 
+    @property
+    def member(self) -> str:
+        """What the registry of queues has of this one: ``name``, or ``name@tag``."""
+        return self.queue if self.tag in (None, self.queue) else f"{self.queue}@{self.tag}"
+
     @cached_property
     def streams(self) -> tuple[str, ...]:
         """The five job streams, in the order in which they are served."""

@@ -160,6 +160,10 @@ class Cause(IntEnum):
     HOOK = 6  # it did not get ready, or did not end, in time
 
 
+ACTIVITIES = ("starting", "idle", "busy", "draining")
+"""What a worker may be doing."""
+
+
 class Record:
     """One worker process's part of the scoreboard."""
 
@@ -226,6 +230,15 @@ class Record:
         """The number of the run that is on and has no outcome yet, or 0."""
         run = self.words[Word.RUN]
         return 0 if run <= self.last_outcome else run
+
+    @property
+    def activity(self) -> str:
+        """What the worker is doing: one of :data:`ACTIVITIES`."""
+        if self.words[Word.ORDER] == Order.DRAIN:
+            return "draining"
+        if not self.words[Word.READY]:
+            return "starting"
+        return "busy" if self.running else "idle"
 
     @property
     def held(self) -> list[str]:

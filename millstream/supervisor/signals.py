@@ -62,6 +62,15 @@ class Signals:
             self._arrived.append(signal.Signals(number))
 
 
+def ignore_in_child() -> None:
+    """In a child that is no worker: ignore what may reach every process of the tree. The supervisor ends us."""
+    for number in (*HANDLED, signal.SIGPIPE):
+        if number != signal.SIGCONT:
+            signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 def block() -> set[signal.Signals]:
     """Block all handled signals around a fork, so that none runs the parent's handler in the child."""
     return signal.pthread_sigmask(signal.SIG_BLOCK, {*HANDLED, signal.SIGCHLD})  # type: ignore[return-value]

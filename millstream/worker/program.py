@@ -16,7 +16,7 @@ import structlog
 from setproctitle import setproctitle
 
 from millstream.protocol.app import Millstream
-from millstream.protocol.errors import ImportFailed, MillstreamError
+from millstream.protocol.errors import HookFailed, MillstreamError
 from millstream.protocol.importing import import_app
 from millstream.protocol.scoreboard import Record, Word
 from millstream.worker import cells
@@ -26,9 +26,6 @@ from millstream.worker.spec import WorkerSpec
 from millstream.worker.tally import Tally, Uncounted
 
 log = structlog.get_logger("millstream.worker")
-
-EXIT_CONFIG = 78
-"""The application cannot be imported, or a start hook failed."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -45,7 +42,7 @@ def run_worker(spec: WorkerSpec, record: Record, stack_file: int, parent: int, a
         _call_hooks("on_worker_start", app.start_hooks)
     except MillstreamError as error:
         log.error("worker.boot_failed", group=spec.group, slot=spec.slot, error=str(error))
-        return EXIT_CONFIG
+        return error.exit_code
     tally = _tally(spec, record, app)
     gc.freeze()
     record.words[Word.READY] = 1
@@ -53,7 +50,7 @@ def run_worker(spec: WorkerSpec, record: Record, stack_file: int, parent: int, a
     record.words[Word.LEFT] = time.monotonic_ns()
     try:
         _call_hooks("on_worker_stop", app.stop_hooks)
-    except ImportFailed as error:
+    except HookFailed as error:
         log.error("worker.stop_hook_failed", error=str(error))
     return 0
 
@@ -96,4 +93,4 @@ def _call_hooks(kind: str, hooks: list[Callable[[], object]]) -> None:
             hook()
         except Exception as error:
             name = getattr(hook, "__qualname__", repr(hook))
-            raise ImportFailed(f"the {kind} hook {name} failed: {type(error).__name__}: {error}") from error
+            raise HookFailed(f"the {kind} hook {name} failed: {type(error).__name__}: {error}") from error

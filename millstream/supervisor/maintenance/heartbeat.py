@@ -12,7 +12,7 @@ import orjson
 import psutil
 
 import millstream
-from millstream.protocol.scoreboard import Header, Order, Phase, Record, RecordState, Scoreboard, Word
+from millstream.protocol.scoreboard import Header, Phase, Record, RecordState, Scoreboard, Word
 from millstream.supervisor.plan import Plan
 
 _STARTED = int(time.time() * 1000)
@@ -54,9 +54,6 @@ def identity(plan: Plan) -> dict[str, Any]:
 def _worker(record: Record, plan: Plan) -> dict[str, Any]:
     words = record.words
     run = record.running
-    state = "starting" if not words[Word.READY] else "busy" if run else "idle"
-    if words[Word.ORDER] == Order.DRAIN:
-        state = "draining"
     rss = None
     with contextlib.suppress(psutil.Error):
         rss = psutil.Process(words[Word.PID]).memory_info().rss
@@ -64,7 +61,7 @@ def _worker(record: Record, plan: Plan) -> dict[str, Any]:
         "group": plan.groups[words[Word.GROUP]].name,
         "slot": words[Word.SLOT],
         "pid": words[Word.PID],
-        "state": state,
+        "state": record.activity,
         "job": record.job_id if run else None,
         "name": record.job_name if run else None,
         "since": round((time.monotonic_ns() - words[Word.STARTED]) / 1e9, 3) if run else None,

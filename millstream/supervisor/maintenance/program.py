@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 
 import structlog
 from setproctitle import setproctitle
 
 from millstream.protocol.scoreboard import Scoreboard
+from millstream.supervisor import signals
 from millstream.supervisor.maintenance.counting import Counting, Uncounted
 from millstream.supervisor.maintenance.duties import Duties
 from millstream.supervisor.maintenance.orphans import end_the_tree
@@ -18,26 +18,10 @@ from millstream.supervisor.plan import Plan
 
 log = structlog.get_logger("millstream.maintenance")
 
-IGNORED = (
-    signal.SIGTERM,  # it may reach every process of the tree; the supervisor says when we leave
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGHUP,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-    signal.SIGTSTP,
-    signal.SIGPIPE,
-)
-
 
 def run_maintenance(plan: Plan, board: Scoreboard, wake: int, parent: int) -> int:
     """Do the duties until the supervisor says that it stops, or is gone; returns the exit code."""
-    for number in IGNORED:
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signals.ignore_in_child()
     setproctitle("millstream: maintenance")
     structlog.contextvars.bind_contextvars(pid=os.getpid())
 

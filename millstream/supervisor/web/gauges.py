@@ -11,16 +11,13 @@ from typing import NamedTuple
 import redis
 
 import millstream
-from millstream.protocol.scoreboard import Header, Order, Phase, Record, RecordState, Scoreboard, Word
+from millstream.protocol.scoreboard import ACTIVITIES, Header, Phase, Record, RecordState, Scoreboard, Word
 from millstream.supervisor.plan import Plan
 from millstream.supervisor.web.exposition_format import Labels
 from millstream.supervisor.web.facts import Snapshot
 from millstream.supervisor.web.resident import Resident
 
 Samples = Iterator[tuple[Labels, float]]
-
-STATES = ("starting", "idle", "busy", "draining")
-"""What a worker may be doing."""
 
 
 class View(NamedTuple):
@@ -51,20 +48,10 @@ def _alive(view: View) -> Iterator[tuple[str, Record]]:
         yield view.plan.groups[record.words[Word.GROUP]].name, record
 
 
-def state_of(record: Record) -> str:
-    """What a worker is doing: one of :data:`STATES`."""
-    words = record.words
-    if words[Word.ORDER] == Order.DRAIN:
-        return "draining"
-    if not words[Word.READY]:
-        return "starting"
-    return "busy" if record.running else "idle"
-
-
 def _workers(view: View) -> Samples:
-    counts = Counter((group, state_of(record)) for group, record in _alive(view))
+    counts = Counter((group, record.activity) for group, record in _alive(view))
     for group in view.plan.groups:
-        for state in STATES:
+        for state in ACTIVITIES:
             yield (("group", group.name), ("state", state)), counts[group.name, state]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import uvicorn
 from setproctitle import setproctitle
 
 from millstream.protocol.scoreboard import Scoreboard
-from millstream.supervisor.maintenance.program import IGNORED
+from millstream.supervisor import signals
 from millstream.supervisor.plan import Plan
 from millstream.supervisor.web.app import make_app
 from millstream.supervisor.web.folder import ADDRESS
@@ -34,10 +33,7 @@ ORPHANED = 1.0
 def run_web(plan: Plan, board: Scoreboard, parent: int) -> int:
     """Serve until the supervisor ends us, or is gone; returns the exit code."""
     die_with_parent(parent)
-    for number in IGNORED:  # they may reach every process of the tree; the supervisor says when we leave
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signals.ignore_in_child()
     setproctitle("millstream: web")
     structlog.contextvars.bind_contextvars(pid=os.getpid())
 

@@ -1,0 +1,70 @@
+"""From drafts to what is sent: encoded, with an id, in portions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+
+from millstream.protocol.envelope import encode_envelope
+from millstream.protocol.errors import InvalidJob
+from millstream.protocol.ids import new_id
+from millstream.protocol.keys import band_of
+from millstream.protocol.policy import LONGEST
+from millstream.protocol.registry import Draft
+from millstream.protocol.transitions import NewJob
+
+CHUNK = 300
+"""Jobs in one round trip of ``enqueue_many``."""
+
+CHUNK_BYTES = 4 * 1024 * 1024
+"""Bytes in one round trip of ``enqueue_many``, about."""
+
+KEEP_CALLERS_ID = 86400
+"""Seconds for which a caller's id stays taken after the job's end. A generated id: 300 s."""
+
+
+def new_job(draft: Draft) -> NewJob:
+    """Encode a draft. Raises :class:`NotJSON`, :class:`PayloadTooLarge`."""
+    options = draft.options
+    band = band_of(draft.priority)
+    envelope = encode_envelope(
+        draft.name,
+        draft.args,
+        draft.kwargs,
+        queue=draft.queue,
+        enqueued_at=time.time_ns() // 1_000_000,
+        priority=band,
+        options={"keep": KEEP_CALLERS_ID} if options.id else None,
+        headers=options.headers,
+    )
+    if options.id is None:
+        return NewJob(new_id(), band, envelope, _delay(draft), "")
+    return NewJob(options.id, band, envelope, _delay(draft), new_id())
+
+
+def _delay(draft: Draft) -> int | None:
+    """Milliseconds until the job is due; None for now. An instant is taken by this host's clock."""
+    if draft.options.at is not None:
+        wait = (draft.options.at - datetime.now(UTC)).total_seconds()
+        return max(0, int(min(wait, LONGEST) * 1000)) or None
+    if draft.options.delay:
+        return max(1, int(min(draft.options.delay, LONGEST) * 1000))
+    return None
+
+
+def chunks(drafts: Iterable[Draft]) -> Iterator[list[tuple[Draft, NewJob]]]:
+    """Encoded drafts in lists that are small enough for one round trip. Raises :class:`InvalidJob`."""
+    chunk: list[tuple[Draft, NewJob]] = []
+    size = 0
+    for draft in drafts:
+        if not isinstance(draft, Draft):
+            raise InvalidJob(f"enqueue_many takes drafts, as made by a_job.job(...), not {type(draft).__name__}")
+        new = new_job(draft)
+        chunk.append((draft, new))
+        size += len(new.envelope)
+        if len(chunk) >= CHUNK or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk

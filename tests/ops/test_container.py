@@ -19,7 +19,6 @@ from urllib.request import urlopen
 import pytest
 
 from millstream import Millstream
-from millstream.supervisor.cli.root import COMMANDS
 from tests.ops.dockerfile import Stage, parse
 from tests.ops.namespaces import INTERPRETER, PATH, Root, first_process, need, unshare
 from tests.ops.tools import DOCKERFILE
@@ -170,9 +169,8 @@ def test_its_program_becomes_ready_works_and_drains(
         found = app.enqueue("surroundings", queue="default").result(timeout=20)
         user = int(last.value("USER").partition(":")[0]) if os.getuid() == 0 else 0
         assert found == {"uid": user, "supervisor": 1, "written": False, "variables": environ["PATH"]}
-        if "healthcheck" in COMMANDS:
-            health = json.loads(last.value("HEALTHCHECK").partition("CMD ")[2])
-            wait_until(lambda: answer(f"http://127.0.0.1:{port}/readyz") == 200, 10, own.text)
-            wait_until(lambda: own.run_inside(health, environ).returncode == 0, 10, own.text)
+        health = json.loads(last.value("HEALTHCHECK").partition("CMD ")[2])
+        wait_until(lambda: answer(f"http://127.0.0.1:{port}/readyz") == 200, 10, own.text)
+        wait_until(lambda: own.run_inside(health, environ).returncode == 0, 10, own.text)
         assert own.drain() == 0, own.text()
     assert server.client().keys(f"{prefix}*hosts") == []

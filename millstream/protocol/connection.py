@@ -107,6 +107,8 @@ _REFUSAL_TYPES: dict[type[BaseException], str] = {
     exceptions.OutOfMemoryError: "OOM",
 }
 
+_PRIVATE_HINT = "; start one with `millstream up`, or name another one: MILLSTREAM_REDIS_URL"
+
 
 def explained(error: BaseException, url: str) -> MillstreamError:
     """The error of ours that says what *error* of redis-py means and what to do about it."""
@@ -122,7 +124,8 @@ def explained(error: BaseException, url: str) -> MillstreamError:
     if isinstance(error, exceptions.TimeoutError):
         return Unavailable(f"Redis at {where} did not answer in time")
     if isinstance(error, (exceptions.ConnectionError, OSError)):
-        return Unavailable(f"Redis at {where} cannot be reached: {_short(text)}")
+        hint = _PRIVATE_HINT if url.startswith("unix:") else ""
+        return Unavailable(f"Redis at {where} cannot be reached: {_short(text)}{hint}")
     if isinstance(error, exceptions.InvalidResponse):
         return Unsupported(f"what listens at {where} is not a Redis or Valkey server")
     if "unknown command" in text or "Unknown Redis command" in text or "bad flag" in text.lower():

@@ -107,6 +107,8 @@ class RetryLater(Exception):
     """Run this job again after ``delay`` seconds; counts as an attempt."""
 
     def __init__(self, reason: str = "", *, delay: float | None = None) -> None:
+        if not isinstance(reason, str):  # `Snooze(5)` takes seconds there: a delay must not be lost as a reason
+            raise TypeError(f"RetryLater({reason!r}): the delay is named, as in RetryLater(delay={reason!r})")
         super().__init__(reason)
         self.delay = delay
 

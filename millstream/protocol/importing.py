@@ -6,9 +6,12 @@ import importlib
 import os
 import sys
 import traceback
+from pathlib import Path
 
 from millstream.protocol.app import Millstream
 from millstream.protocol.errors import ImportFailed
+
+_PACKAGE = str(Path(__file__).parents[1]) + os.sep
 
 
 def import_app(reference: str) -> Millstream:
@@ -45,6 +48,13 @@ def import_app(reference: str) -> Millstream:
 
 def _where(error: BaseException) -> str:
     """The error and the line of user code that raised it."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if len(frames) > 1 else ""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{place}"
+
+
+def _is_ours(file: str) -> bool:
+    """Whether a frame is of the import machinery or of this package, where no user looks for his fault."""
+    return "importlib" in file or file.startswith(_PACKAGE)

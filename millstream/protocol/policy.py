@@ -53,7 +53,9 @@ class Retry:
 
     def __post_init__(self) -> None:
         if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
-            raise InvalidJob(f"attempts {self.attempts!r} is not valid: use 1 (no retry) or more")
+            raise InvalidJob(
+                f"retry: attempts {self.attempts!r} is not valid: the first run counts: use 1 for no retry, 2 for one"
+            )
         if isinstance(self.backoff, str) and self.backoff not in BACKOFFS:
             raise InvalidJob(f"backoff {self.backoff!r} is not valid: use one of {', '.join(BACKOFFS)}")
         for name in ("on", "discard_on"):

@@ -155,8 +155,8 @@ class Cause(IntEnum):
     TIMEOUT = 1
     MEMORY = 2
     DRAIN = 3
-    CANCEL = 4
-    LEASE_LOST = 5
+    CANCELLED = 4
+    LEASE_EXPIRED = 5
     HOOK = 6  # it did not get ready, or did not end, in time
 
 

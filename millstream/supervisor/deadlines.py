@@ -71,9 +71,9 @@ def _enforce_one(slot: Slot, process: Process, run: int, gaps: Gaps, now: float)
     if words[Word.RUN] != run:
         return
     if words[Word.LOST_RUN] == run:
-        return _stop_run(slot, process, run, Interrupt.LEASE_LOST, Cause.LEASE_LOST, grace, now)
+        return _stop_run(slot, process, run, Interrupt.LEASE_LOST, Cause.LEASE_EXPIRED, grace, now)
     if words[Word.CANCEL_RUN] == run:
-        return _stop_run(slot, process, run, Interrupt.CANCEL, Cause.CANCEL, grace, now)
+        return _stop_run(slot, process, run, Interrupt.CANCEL, Cause.CANCELLED, grace, now)
     if not hard:
         return
     late = now - hard - gaps.since(started)
@@ -122,6 +122,8 @@ def kill_with_stack(slot: Slot, process: Process, run: int, cause: Cause) -> Non
             pid=process.pid,
             job=record.job_id,
             name=record.job_name,
+            attempt=record.words[Word.ATTEMPT] + 1,
+            run=record.words[Word.RUN_TOKEN],
             cause=cause.name.lower(),
         )
 

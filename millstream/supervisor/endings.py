@@ -18,7 +18,7 @@ log = structlog.get_logger("millstream.supervisor")
 
 
 class Ending(NamedTuple):
-    """Why a process ended. ``cause``: clean, timeout, memory, drain, cancel, lease_lost, crash (a signal) or exit."""
+    """Why a process ended. ``cause``: a :class:`Cause` of ours, else clean, crash (a signal) or exit."""
 
     cause: str
     signal: str | None

@@ -215,4 +215,4 @@ def _was_planned(slot: Slot, process: Process, ending: Ending) -> bool:
     words = process.record.words
     told = slot.retiring or words[Word.ORDER] == Order.DRAIN
     useful = words[Word.DONE] > 0 or time.monotonic() - process.started >= HEALTHY
-    return (ending.clean and (told or useful)) or words[Word.CAUSE] in (Cause.DRAIN, Cause.CANCEL)
+    return (ending.clean and (told or useful)) or words[Word.CAUSE] in (Cause.DRAIN, Cause.CANCELLED)

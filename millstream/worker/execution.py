@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
-
 from millstream.protocol.envelope import Entry
 from millstream.protocol.errors import (
     CancelRequested,
@@ -28,10 +26,9 @@ from millstream.protocol.registry import Job
 from millstream.protocol.transitions import Kind, Outcome
 from millstream.worker.context import CurrentJob, set_current_job
 from millstream.worker.coroutines import Coroutines
-from millstream.worker.rows import error_of, run_row, text_of
+from millstream.worker.journal import Journal
+from millstream.worker.rows import error_of, run_row
 from millstream.worker.signals import Signals
-
-log = structlog.get_logger("millstream.worker")
 
 LONGEST_TTL = 10 * 365 * 86400.0
 """Seconds; Redis refuses an expiry that is beyond its range of milliseconds."""
@@ -73,6 +70,7 @@ class Execution:
         self._worker = worker
         self._signals = signals
         self._coroutines = Coroutines()
+        self._journal = Journal()
 
     def run(self, run: Run) -> Outcome | None:
         """Run the handler; None where nothing is to be recorded because the delivery was taken from us."""
@@ -91,6 +89,8 @@ class Execution:
         entry, signals = run.entry, self._signals
         set_current_job(CurrentJob(entry.id, entry.name, entry.queue, run.attempt, entry.run, entry.headers))
         handler = self._async_handler(run.job) if run.job.is_async else run.job.fn
+        if self._journal.says_each:
+            self._journal.started(run)
         started, cpu = time.monotonic(), time.process_time()
         try:
             signals.in_handler = run.number  # from here on an interruption may be raised
@@ -113,16 +113,20 @@ class Execution:
             return self._completed(run)
         match error:
             case LeaseLost():
-                log.warning("job.lease_lost", job=run.entry.id, name=run.entry.name, run=run.entry.run)
+                self._journal.lease_lost(run)
                 return None
             case JobInterrupted():
+                self._journal.released(run, "interrupted")
                 return self._outcome_of(run, Kind.RELEASE, 0, b"")
             case Snooze():
-                return self._outcome_of(run, Kind.RELEASE, max(1, int(seconds(error.seconds) * 1000)), b"")
+                delay = seconds(error.seconds)
+                self._journal.released(run, "snoozed", delay)
+                return self._outcome_of(run, Kind.RELEASE, max(1, int(delay * 1000)), b"")
             case CancelRequested():
+                self._journal.cancelled(run)
                 return self._final(run, Kind.CANCELLED, "cancelled")
             case Discard():
-                return self._final(run, Kind.DISCARDED, "error")
+                return self._discarded(run, "error")
             case Fail():
                 return self._dead(run, "error")
             case JobTimeout():
@@ -139,6 +143,8 @@ class Execution:
             run.error = problem
             return self._dead(run, "result")
         row = self._row(run, result=result if run.job.result_ttl > 0 and result != b"null" else None)
+        if self._journal.tells_of(run):
+            self._journal.completed(run)
         return self._outcome_of(run, Kind.COMPLETED, self._keep(run), row)
 
     def _failed(self, run: Run, cause: str) -> Outcome:
@@ -146,19 +152,23 @@ class Execution:
         assert error is not None
         policy = policy_for(run.job.retry, error)
         if policy is not None and policy.discard_on and isinstance(error, policy.discard_on):
-            return self._final(run, Kind.DISCARDED, cause)
+            return self._discarded(run, cause)
         if policy is None or run.attempt >= min(policy.attempts, attempts_of(run.job, run.entry, policy)):
             return self._dead(run, cause)
         asked = error.delay if isinstance(error, RetryLater) else None
         delay = policy.delay_after(run.attempt, error) if asked is None else seconds(asked)
-        log.warning("job.failed", **self._facts(run, cause), retry_in=round(delay, 3))
+        self._journal.failed(run, cause, delay)
         row = self._row(run, cause=cause, error=error_of(error, cause))
         return self._outcome_of(run, Kind.RETRY, max(1, int(delay * 1000)), row)
 
     def _dead(self, run: Run, cause: str) -> Outcome:
         assert run.error is not None
-        log.error("job.dead", **self._facts(run, cause))
+        self._journal.dead(run, cause)
         return self._outcome_of(run, Kind.DEAD, 0, self._row(run, cause=cause, error=error_of(run.error, cause)))
+
+    def _discarded(self, run: Run, cause: str) -> Outcome:
+        self._journal.discarded(run, cause)
+        return self._final(run, Kind.DISCARDED, cause)
 
     def _final(self, run: Run, kind: Kind, cause: str) -> Outcome:
         assert run.error is not None
@@ -185,15 +195,3 @@ class Execution:
 
     def _outcome_of(self, run: Run, kind: Kind, number: int, row: bytes) -> Outcome:
         return Outcome(run.entry.ref, run.entry.id, kind, min(number, int(LONGEST * 1000)), row)
-
-    def _facts(self, run: Run, cause: str) -> dict[str, Any]:
-        error = run.error
-        return {
-            "job": run.entry.id,
-            "name": run.entry.name,
-            "queue": run.entry.queue,
-            "attempt": run.attempt,
-            "run": run.entry.run,
-            "cause": cause,
-            "error": f"{type(error).__name__}: {text_of(error)}"[:200] if error else "",
-        }

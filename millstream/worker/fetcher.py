@@ -199,9 +199,14 @@ class Fetcher:
         for outcome, (verdict, reason) in zip(outcomes, verdicts, strict=True):
             if verdict is Verdict.STALE:
                 self._record.words[Word.STALE] += 1
-                log.warning("settle.stale", job=outcome.id, entry=outcome.ref, kind=str(outcome.kind))
+                log.warning("settle.stale", **self._settled(queue, outcome))
             elif verdict is Verdict.ERROR:
-                log.error("settle.failed", job=outcome.id, entry=outcome.ref, reason=reason)
+                log.error("settle.failed", **self._settled(queue, outcome), error=reason)
+
+    def _settled(self, queue: int, outcome: Outcome) -> dict[str, str]:
+        """A settle as log lines name it."""
+        name = self._spec.queues[queue]
+        return {"job": outcome.id, "queue": name, "entry": outcome.ref, "outcome": str(outcome.kind)}
 
     def _delivered(self, queue: int, fetched: Fetched) -> Delivery | None:
         if fetched.paused:

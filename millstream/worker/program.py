@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import gc
+import io
 import os
 import random
 import signal
@@ -64,6 +65,9 @@ def _settle_in(spec: WorkerSpec, signals: Signals, stack_file: int, parent: int)
     os.environ.update(spec.env)
     for variable in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
         os.environ.pop(variable, None)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a handler prints is to be seen at once, and to survive a kill
+            stream.reconfigure(line_buffering=True)
     random.seed()
     faulthandler.enable(file=stack_file, all_threads=True)
     faulthandler.register(signal.SIGUSR1, file=stack_file, all_threads=True, chain=False)

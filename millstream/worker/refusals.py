@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 
 import orjson
 import structlog
@@ -24,11 +25,25 @@ NOT_A_JOB = 1
 RAW_LIMIT = 65536
 """Bytes of each raw field that are kept of a malformed entry."""
 
+_said: set[str] = set()
+"""Names that were said to be unknown: each job of them comes back every few seconds."""
+
 
 def unknown_job(entry: Entry, worker: str, started_at: int, reason: str = "") -> Outcome:
     """Give back a job whose name (or envelope version) this worker does not know; dead after the grace."""
     message = reason or f"no job {entry.name!r} is registered in this application"
-    log.warning("job.unknown", job=entry.id, name=entry.name, queue=entry.queue, reason=message)
+    log.log(
+        logging.DEBUG if entry.name in _said else logging.WARNING,
+        "job.unknown",
+        job=entry.id,
+        name=entry.name,
+        queue=entry.queue,
+        attempt=entry.attempt,
+        run=entry.run,
+        cause="unknown_job",
+        error=message,
+    )
+    _said.add(entry.name)
     row = {
         "n": entry.name,
         "t": entry.enqueued_at,
@@ -44,7 +59,8 @@ def unknown_job(entry: Entry, worker: str, started_at: int, reason: str = "") ->
 
 def malformed(ref: str, fields: list[bytes], reason: str, worker: str, started_at: int) -> Outcome:
     """Make a dead letter of an entry that is not a job; its raw fields are kept."""
-    log.error("entry.malformed", entry=ref, reason=reason)
+    job_id = _id_of(fields)
+    log.error("entry.malformed", job=job_id, entry=ref, cause="malformed", error=reason)
     row = {
         "a": 0,
         "w": worker,
@@ -54,7 +70,7 @@ def malformed(ref: str, fields: list[bytes], reason: str, worker: str, started_a
         "e": {"type": "Malformed", "message": reason, "cause": "malformed"},
         "raw": [_readable(field[:RAW_LIMIT]) for field in fields],
     }
-    return Outcome(ref, _id_of(fields), Kind.DEAD, NOT_A_JOB, orjson.dumps(row))
+    return Outcome(ref, job_id, Kind.DEAD, NOT_A_JOB, orjson.dumps(row))
 
 
 def _id_of(fields: list[bytes]) -> str:

@@ -17,7 +17,7 @@ from millstream.protocol.errors import CancelRequested, Interruption, JobInterru
 from millstream.protocol.scoreboard import Interrupt, Order, Record, Word
 
 _INTERRUPTIONS: dict[int, tuple[type[Interruption], str]] = {
-    Interrupt.TIMEOUT: (JobTimeout, "the time limit of the job is over"),
+    Interrupt.TIMEOUT: (JobTimeout, "the time limit of {limit:g} s is over"),
     Interrupt.DRAIN: (JobInterrupted, "the worker is stopping; the job will run again elsewhere"),
     Interrupt.CANCEL: (CancelRequested, "the job was cancelled"),
     Interrupt.LEASE_LOST: (LeaseLost, "the job was given to another worker"),
@@ -91,4 +91,4 @@ class Signals:
         # The handler runs in the main thread, between two of its bytecodes: while `run` is in user code, it stays so.
         if run and self._words[Word.INTERRUPT_RUN] == run:
             interruption, reason = _INTERRUPTIONS[self._words[Word.INTERRUPT]]
-            raise interruption(reason)
+            raise interruption(reason.format(limit=(self._words[Word.SOFT] - self._words[Word.STARTED]) / 1e9))

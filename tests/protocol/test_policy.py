@@ -72,9 +72,9 @@ def test_the_first_policy_that_speaks_of_an_error_wins() -> None:
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"attempts": 0}, "attempts 0 is not valid: use 1 (no retry) or more"),
-    ({"attempts": True}, "attempts True is not valid: use 1 (no retry) or more"),
-    ({"attempts": 1.5}, "attempts 1.5 is not valid: use 1 (no retry) or more"),
+    ({"attempts": 0}, "retry: attempts 0 is not valid: the first run counts: use 1 for no retry, 2 for one"),
+    ({"attempts": True}, "retry: attempts True is not valid: the first run counts: use 1 for no retry, 2 for one"),
+    ({"attempts": 1.5}, "retry: attempts 1.5 is not valid: the first run counts: use 1 for no retry, 2 for one"),
     (
         {"backoff": "quadratic"},
         "backoff 'quadratic' is not valid: use one of none, constant, linear, exponential, polynomial",

@@ -30,6 +30,7 @@ from millstream.protocol.scoreboard import (
     anonymous_file,
 )
 from millstream.protocol.transitions import Kind, Outcome
+from millstream.supervisor import logs
 from millstream.supervisor import signals as parent_signals
 from millstream.supervisor.slot import Process
 from millstream.worker.execution import Execution, Run
@@ -222,6 +223,7 @@ class Races:
 
 def main(count: int, seed: int) -> None:
     """Race, and print what came of it."""
+    logs.configure()
     random.seed(seed)
     races = Races()
     for _ in range(count):

@@ -65,8 +65,13 @@ def _ask(address: str, path: str) -> tuple[int, dict[str, Any]]:
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
-        return answer.status, orjson.loads(answer.read())
-    except (OSError, http.client.HTTPException, orjson.JSONDecodeError) as error:
+        report = orjson.loads(answer.read())
+        if not isinstance(report, dict) or "status" not in report:
+            raise ValueError
+        return answer.status, report
+    except (http.client.HTTPException, ValueError):
+        raise Unavailable(f"what answers at {address} is no supervisor: see web.bind") from None
+    except OSError as error:
         raise Unavailable(f"nobody answers at {address}: {error}") from None
     finally:
         connection.close()

@@ -55,6 +55,7 @@ WORKER_COLUMNS = (
     Column("jobs", right=True),
     Column("rss", lambda row: size(row.get("rss")), right=True),
     Column("running", _running),
+    Column("seen", lambda row: duration(row["age"]) + " ago", right=True),
 )
 
 
@@ -91,7 +92,7 @@ def list_(options: Globals, group: str | None) -> None:
 def _workers(found: Sequence[Host]) -> Iterator[dict[str, Any]]:
     for host in found:
         for worker in host.heartbeat.get("workers", ()):
-            yield {"supervisor": host.name, "alive": host.alive, **worker}
+            yield {"supervisor": host.name, "alive": host.alive, "age": host.age, **worker}
 
 
 COUNTERS = ("completed", "retried", "dead", "cancelled", "crashed", "released", "recovered", "stale")

@@ -35,7 +35,8 @@ def list_options(command: Function) -> Function:
 
 def print_page(page: Page, columns: Sequence[Column], form: str, *, with_args: bool, nothing: str) -> None:
     """Print one page of a list of jobs, and on stderr how to go on."""
-    print_rows((row_of(info, with_args) for info in page.jobs), columns, form, nothing=nothing)
+    shown = (*columns, ARGS_COLUMN) if with_args else columns
+    print_rows((row_of(info, with_args) for info in page.jobs), shown, form, nothing=nothing)
     if page.cursor:
         click.echo(f"there may be more: --cursor {page.cursor}", err=True)
 
@@ -92,6 +93,14 @@ DEAD_COLUMNS = (
     Column("age", _age, right=True),
     Column("error", error_line),
 )
+
+ARGS_COLUMN = Column("args", lambda row: shortened(_call(row), 60))
+
+
+def _call(row: Row) -> str:
+    """A job's arguments as they would stand in a call; "" where they are not kept any more."""
+    positional = [_json(value) for value in row["args"] or ()]
+    return ", ".join((*positional, *(f"{name}={_json(value)}" for name, value in (row["kwargs"] or {}).items())))
 
 
 def fields_of(info: JobInfo, with_args: bool = False) -> dict[str, object]:

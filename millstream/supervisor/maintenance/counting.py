@@ -17,13 +17,7 @@ from millstream.worker.metrics import Ended, JobSeries
 OWNER = "m"
 """The name of maintenance's files."""
 
-EXIT_REASONS = {"cancel": "cancelled", "lease_lost": "lease_expired"}
-"""What metrics call the endings that have another name there."""
-
-REASONS = tuple(
-    EXIT_REASONS.get(name, name)
-    for name in ("clean", "crash", "exit", *(cause.name.lower() for cause in Cause if cause is not Cause.NONE))
-)
+REASONS = ("clean", "crash", "exit", *(cause.name.lower() for cause in Cause if cause is not Cause.NONE))
 """Every reason that a worker's end may have."""
 
 OPERATIONS = ("urgent", "duties")
@@ -79,7 +73,7 @@ class Counting(Uncounted):
         self._series.count(queue, accepted)
 
     def exited(self, group: str, ending: Ending) -> None:
-        self._exits[group, EXIT_REASONS.get(ending.cause, ending.cause)].add()
+        self._exits[group, ending.cause].add()
 
     def redelivered(self, queue: str, reason: str, count: int = 1) -> None:
         self._series.redelivered(queue, reason, count)

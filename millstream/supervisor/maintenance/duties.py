@@ -94,8 +94,8 @@ class Duties:
                 self._failures = 0
             except NoGroup:
                 self._stopping.wait(0.2)  # the urgent loop or a worker makes the groups again
-            except MillstreamError as error:
-                self._wait_for_redis(error)
+            except MillstreamError:
+                self._wait_for_redis()
             except Exception:
                 # A duty that silently ends would be missed by nobody: end the whole process, it is replaced at once.
                 log.exception("maintenance.duty_failed")
@@ -311,9 +311,7 @@ class Duties:
         except MillstreamError as error:  # an error reply to this duty: the others are not to suffer for it
             log.error("maintenance.duty_failed", duty=name, error=str(error))
 
-    def _wait_for_redis(self, error: MillstreamError) -> None:
-        if self._failures == 0:
-            log.debug("redis.lost", error=str(error))
+    def _wait_for_redis(self) -> None:
         self._failures += 1
         self._counts.redis_failed("duties")
         self._sweep_from = time.monotonic() + self._plan.lease

@@ -25,9 +25,9 @@ def outcome_of_death(record: Record, group: GroupPlan, plan: Plan) -> Outcome | 
     ref, job_id = refs[index], record.job_id
     ending = describe(words[Word.EXIT], Cause(words[Word.CAUSE]))
     match Cause(words[Word.CAUSE]):
-        case Cause.DRAIN | Cause.LEASE_LOST | Cause.HOOK:
+        case Cause.DRAIN | Cause.LEASE_EXPIRED | Cause.HOOK:
             return None
-        case Cause.CANCEL:
+        case Cause.CANCELLED:
             row = _row(record, group, plan, ending, "cancelled", counted=1)
             return Outcome(ref, job_id, Kind.CANCELLED, CANCELLED_TTL, row)
         case Cause.TIMEOUT | Cause.MEMORY:

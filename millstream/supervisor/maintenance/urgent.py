@@ -24,6 +24,7 @@ from millstream.protocol.scoreboard import Cause, Header, Phase, Record, RecordS
 from millstream.protocol.transitions import Outcome, Verdict
 from millstream.supervisor.endings import describe
 from millstream.supervisor.maintenance.counting import Uncounted, accepted
+from millstream.supervisor.maintenance.journal import run_facts, tell_of_death
 from millstream.supervisor.maintenance.post_mortem import outcome_of_death
 from millstream.supervisor.plan import GroupPlan, Plan
 from millstream.worker.fetcher import BLOCK
@@ -131,7 +132,7 @@ class Urgent:
             record.words[Word.LOST_BATCH] = batch
         record.words[Word.RENEWED] = sent
         if run and index < len(refs) and refs[index] in lost and record.running == run:
-            log.warning("lease.lost", worker=f"{group.name}/{record.words[Word.SLOT]}", job=record.job_id)
+            log.warning("lease.lost", **run_facts(record, group))
             record.words[Word.LOST_RUN] = run
 
     # The dead.
@@ -156,10 +157,14 @@ class Urgent:
         for queue in group.queues:
             calls.append(transitions.retire(self._plan.keys.queue(queue), consumer, delete=False))
         replies = self._link.run_many(calls)
-        self._count(record, runs, replies[0] if runs else [])
+        verdicts: Verdicts = replies[0] if runs else []
+        self._count(record, runs, verdicts)
+        ending = describe(record.words[Word.EXIT], Cause(record.words[Word.CAUSE]))
         if running and last is None:
             self._counts.redelivered(self._queue(record), "shutdown")
-        self._counts.exited(group.name, describe(record.words[Word.EXIT], Cause(record.words[Word.CAUSE])))
+        if running and (last is None or verdicts[-1][0] is Verdict.OK):
+            tell_of_death(record, group, ending, last)
+        self._counts.exited(group.name, ending)
         # A blocked read of the dead client may still be served: look again when that is over, then forget it.
         self._second_looks.append((time.monotonic() + 2 * BLOCK, group, consumer))
 

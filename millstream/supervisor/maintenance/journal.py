@@ -1,0 +1,41 @@
+"""What maintenance says in the log of jobs whose workers cannot: one line a fact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+
+from millstream.protocol.scoreboard import Record, Word
+from millstream.protocol.transitions import Kind, Outcome
+from millstream.supervisor.endings import Ending
+from millstream.supervisor.plan import GroupPlan
+
+log = structlog.get_logger("millstream.maintenance")
+
+
+def run_facts(record: Record, group: GroupPlan) -> dict[str, Any]:
+    """The run that a record is about."""
+    words = record.words
+    queue = words[Word.QUEUE]
+    return {
+        "worker": f"{group.name}/{words[Word.SLOT]}",
+        "job": record.job_id,
+        "name": record.job_name,
+        "queue": group.queues[queue] if queue < len(group.queues) else None,
+        "attempt": words[Word.ATTEMPT] + 1,
+        "run": words[Word.RUN_TOKEN],
+    }
+
+
+def tell_of_death(record: Record, group: GroupPlan, ending: Ending, outcome: Outcome | None) -> None:
+    """Say what became of the job that was running when its worker died; None: it goes back uncounted."""
+    facts = {**run_facts(record, group), "cause": ending.cause, "signal": ending.signal, "exit_code": ending.exit_code}
+    if outcome is None:
+        log.info("job.released", **facts)
+    elif outcome.kind in (Kind.RETRY, Kind.CRASH):
+        log.warning("job.failed", **facts, retry_in=outcome.number / 1000)
+    elif outcome.kind == Kind.CANCELLED:
+        log.info("job.cancelled", **facts)
+    else:
+        log.error("job.dead", **facts)

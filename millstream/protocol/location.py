@@ -23,6 +23,10 @@ DEFAULT_PREFIX = "ms:"
 DATA_FOLDER = ".millstream"
 SOCKET_NAME = "valkey.sock"
 
+TOP_LEVEL = ("app", "redis_url", "prefix", "env")
+SECTIONS = ("workers", "supervisor", "web")
+"""What a configuration file may hold at its top."""
+
 # sun_path holds 108 bytes on Linux and 104 on macOS, with the closing NUL.
 MAX_SOCKET_PATH = 100
 # Not tempfile.gettempdir(): it follows TMPDIR, so that two processes could disagree about the path.
@@ -63,11 +67,15 @@ def locate(
     """Resolve everything: arguments first, then variables, then the file, then the defaults.
 
     `folder` is where the search for the file starts (the current folder by default).
-    Raises ConfigError for a file that is named but missing or cannot be read, and for values of a wrong type.
+    Raises ConfigError for a file that is named but missing or cannot be read, for keys that are unknown at its top,
+    and for values of a wrong type.
     """
     start = (folder or Path.cwd()).absolute()
     file = find_file(config, environ=environ, folder=start)
     table = read_file(file) if file else {}
+    if file and (unknown := table.keys() - {*TOP_LEVEL, *SECTIONS}):
+        # A misspelt redis_url must not send anybody to another server in silence.
+        raise ConfigError(f"{file}: unknown key {min(unknown)!r}; `millstream check` tells all that is wrong")
     data = data_folder(file, environ=environ, folder=start)
     found, source = _find_url(url, table, file, environ)
     if not found:

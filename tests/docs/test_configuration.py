@@ -11,6 +11,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from pydantic import BaseModel, SecretStr
 
+from millstream.protocol.location import TOP_LEVEL
 from millstream.supervisor import config
 from millstream.supervisor.config import layers, models, values
 from tests.docs.documents import DOCS, blocks, code, rows, sections
@@ -88,7 +89,7 @@ def _default(cell: str) -> object:
 
 
 def test_every_variable_is_documented() -> None:
-    names = {name.upper() for name in layers.TOP_LEVEL}
+    names = {name.upper() for name in TOP_LEVEL}
     names |= {*layers._OTHER_VARIABLES, *layers._WEB_TOKEN}
     expected = {f"MILLSTREAM_{name}" for name in names} | {"REDIS_URL"}
     assert {code(row[0])[0] for row in rows(SECTIONS["Variables"])} == expected

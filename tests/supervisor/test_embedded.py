@@ -23,6 +23,7 @@ from millstream.supervisor import embedded
 from millstream.supervisor.embedded.binary import find_binary
 from millstream.supervisor.embedded.server import LOG_NAME
 from tests.support.processes import alive, assert_gone, reap_adopted
+from tests.support.servers import Kind, binary
 from tests.support.waiting import wait_until
 
 # A supervisor's part: starts the server, says how that went, and waits until it is killed.
@@ -236,9 +237,24 @@ def test_a_server_that_cannot_start_says_why_and_is_gone(data: Path, started: li
     embedded.stop(server.pid or 0)
     base = next((data / "appendonlydir").glob("*.base.*"))
     base.write_bytes(b"garbage")
-    with pytest.raises(EmbeddedUnavailable, match=r"(?s)could not start:.*Bad file format") as caught:
+    with pytest.raises(EmbeddedUnavailable, match=r"(?s)not start, because .* is damaged.*Bad file format") as caught:
         start(data, started)
     assert caught.value.exit_code == 78
+
+
+@pytest.mark.needs_redis_server
+def test_an_older_server_than_the_one_that_wrote_the_data_is_explained(data: Path, started: list[int]) -> None:
+    older = binary(Kind.REDIS)
+    if older is None:
+        pytest.skip("no redis-server on this machine")
+    server = start(data, started)
+    with client(data) as connection:
+        connection.set("a", "b")
+        connection.bgrewriteaof()
+        wait_until(lambda: connection.info("persistence")["aof_rewrite_in_progress"] == 0, 10)
+    embedded.stop(server.pid or 0)
+    with pytest.raises(EmbeddedUnavailable, match=r"a newer server has written it.*MILLSTREAM_DATA"):
+        embedded.start(data, socket_path(data), environ={**os.environ, "MILLSTREAM_REDIS_SERVER": str(older)})
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770])

@@ -12,14 +12,21 @@ from millstream.supervisor.cli.session import Session
 
 @click.command()
 @click.option("--burst", is_flag=True, help="Exit when no job is left to run.")
+@click.option("--processes", type=click.IntRange(1, 1000), metavar="N", help="Worker processes, of the only group.")
 @connection_options
 @click.pass_obj
-def up(options: Globals, burst: bool) -> int:
+def up(options: Globals, burst: bool, processes: int | None) -> int:
     """Run the supervisor and its workers until a signal ends them."""
-    settings = Session(options).settings
+    session = Session(options)
+    if processes is not None:
+        groups = list(session.settings.workers)
+        if len(groups) != 1 or "." in groups[0]:
+            names = ", ".join(groups)
+            raise click.UsageError(f"--processes is for a single group, and there are {names}: set `processes` of each")
+        session.override({f"workers.{groups[0]}.processes": processes})
     from millstream.supervisor.boot import run
 
-    return run(settings, burst=burst)
+    return run(session.settings, burst=burst)
 
 
 @click.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from millstream.protocol.errors import ConfigError, MillstreamError, Unavailable
 from millstream.protocol.location import Location, locate
@@ -26,6 +26,12 @@ class Session:
 
     def __init__(self, options: Globals) -> None:
         self.options = options
+        self._overrides: dict[str, Any] = {}
+
+    def override(self, values: dict[str, Any]) -> None:
+        """Let flags of a command win over the configuration, by dotted key; it is read anew."""
+        self._overrides |= values
+        self.__dict__.pop("settings", None)
 
     @property
     def output(self) -> str:
@@ -42,7 +48,7 @@ class Session:
         """The whole configuration. Raises :class:`ConfigError` with all its problems."""
         from millstream.supervisor.config import load
 
-        flags = {"redis_url": self.options.redis_url, "app": self.options.app}
+        flags = {"redis_url": self.options.redis_url, "app": self.options.app, **self._overrides}
         return load(self.options.config, {key: value for key, value in flags.items() if value})
 
     @cached_property

@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from millstream.protocol.errors import ConfigError
-from millstream.protocol.location import read_secret
+from millstream.protocol.location import SECTIONS, TOP_LEVEL, read_secret
 
 VARIABLES = "MILLSTREAM_"
-TOP_LEVEL = ("app", "redis_url", "prefix", "env")
-SECTIONS = ("workers", "supervisor", "web")
 
 # Read elsewhere, or below under another name.
 _OTHER_VARIABLES = frozenset({"CONFIG", "DATA", "LOG_FORMAT", "LOG_LEVEL", "REDIS_SERVER", "REDIS_URL_FILE"})

@@ -23,7 +23,7 @@ def wait_ready(socket: Path, deadline: float, *, pid: int | None = None, log: Pa
     """
     while not answers(socket):
         if pid is not None and _exited(pid):
-            raise EmbeddedUnavailable(f"the embedded server could not start:\n{_tail(log)}")
+            raise EmbeddedUnavailable(f"the embedded server could not start{_reason(log)}:\n{_tail(log)}")
         if time.monotonic() > deadline:
             raise EmbeddedUnavailable(f"the embedded server does not answer on {socket}:\n{_tail(log)}")
         time.sleep(POLL)
@@ -76,6 +76,16 @@ def _exited(pid: int) -> bool:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:
         return True
+
+
+def _reason(log: Path | None) -> str:
+    """What its log means, where that is not what it says."""
+    if log is None or "Bad file format" not in _tail(log):
+        return ""
+    return (
+        f", because the data in {log.parent} is damaged, or a newer server has written it: "
+        "pip install 'millstream[embedded]' brings a new one, and MILLSTREAM_DATA names another folder"
+    )
 
 
 def _tail(log: Path | None) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,14 @@ from tests.support.commands import Cli, start
 from tests.support.filled import Filled
 from tests.support.servers import StartServer
 from tests.support.waiting import wait_until
+
+
+def _answer(listener: socket.socket) -> None:
+    """Answer one request as some other web server would."""
+    client, _ = listener.accept()
+    with client:
+        client.recv(65536)
+        client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
 
 
 class TestFailures:
@@ -25,6 +35,31 @@ class TestFailures:
         code, _, err = cli("queues", "list")
         assert code == 69
         assert f"no server runs for {tmp_path / 'cwd' / '.millstream'}: start one with `millstream up`" in err
+
+    def test_a_misspelt_key_sends_nobody_to_another_server(self, cli: Cli, project: Path) -> None:
+        file = project / "millstream.toml"
+        file.write_text('app = "project_jobs:app"\nredisurl = "redis://elsewhere"\n')
+        for command in (("queues", "list"), ("enqueue", "add", "1")):
+            code, out, err = cli(*command)
+            assert (code, out) == (78, "")
+            assert f"{file}: unknown key 'redisurl'; `millstream check` tells all that is wrong" in err
+        code, _, err = cli("check")
+        assert (code, "did you mean redis_url?" in err) == (78, True)
+
+    def test_up_with_processes_for_several_groups(self, cli: Cli, project: Path) -> None:
+        (project / "millstream.toml").write_text('[workers.a]\nqueues = ["a"]\n[workers.b]\nqueues = ["b"]\n')
+        code, _, err = cli("up", "--processes", "3")
+        assert (code, "there are a, b: set `processes` of each" in err) == (2, True)
+
+    def test_what_answers_is_no_supervisor(self, cli: Cli, project: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            answer = threading.Thread(target=_answer, args=(listener,))
+            answer.start()
+            (project / "millstream.toml").write_text(f'[web]\nbind = "127.0.0.1:{port}"\n')
+            code, _, err = cli("healthcheck")
+            answer.join(10)
+        assert (code, f"what answers at 127.0.0.1:{port} is no supervisor" in err) == (69, True)
 
     def test_a_wrong_password(self, cli: Cli, start_server: StartServer) -> None:
         server = start_server(requirepass="right")

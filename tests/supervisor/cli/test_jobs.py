@@ -22,6 +22,7 @@ class TestJobs:
             assert full["args"] == ["j1"]
         assert '["j1"]' not in cli("jobs", "show", "j1")[1]
         assert '["j1"]' in cli("jobs", "show", "j1", "--args")[1]
+        assert cli("jobs", "list", "--args")[1].splitlines()[1].endswith(' "j1"')
         filled.drain()
 
     def test_the_promised_names(self, cli: Cli, filled: Filled) -> None:

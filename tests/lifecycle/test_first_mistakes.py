@@ -1,0 +1,76 @@
+"""What a new user does first: prints, a delay in the wrong place, a program before its supervisor."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from millstream import Millstream
+from tests.support.servers import Kind
+from tests.support.supervised import ROOT, Supervised
+from tests.support.waiting import wait_until
+
+APP = """
+import os
+import time
+from millstream import Millstream, RetryLater
+
+app = Millstream()
+
+@app.job
+def says(text: str) -> None:
+    print(text)
+    time.sleep(60)
+
+@app.job(retry=1)
+def later() -> None:
+    raise RetryLater(5)
+"""
+
+pytestmark = pytest.mark.parametrize("server", [Kind.VALKEY], indirect=True, ids=str)
+
+
+@pytest.mark.leaves_jobs
+def test_a_print_is_seen_at_once_and_survives_a_kill(supervise: Callable[..., Supervised]) -> None:
+    up = supervise(APP)
+    app = Millstream(redis_url=up.redis_url, prefix=up.prefix)
+    handle = app.enqueue("says", "hello from a handler", queue="default")
+    wait_until(lambda: "hello from a handler" in up.output(), 10, up.output)
+    handle.cancel()
+    up.stop()
+
+
+@pytest.mark.leaves_jobs
+def test_a_delay_that_is_given_as_a_reason_is_an_error(supervise: Callable[..., Supervised]) -> None:
+    up = supervise(APP)
+    app = Millstream(redis_url=up.redis_url, prefix=up.prefix)
+    handle = app.enqueue("later", queue="default")
+    wait_until(lambda: handle.status() == "dead", 10, up.log)
+    error = handle.info().error
+    assert error and error.message == "RetryLater(5): the delay is named, as in RetryLater(delay=5)"
+
+
+def test_processes_of_the_only_group(supervise: Callable[..., Supervised]) -> None:
+    up = supervise(APP, arguments=("--processes", "3"))
+    assert "3 workers" in up.output()
+
+
+def test_a_program_before_its_supervisor(server: object, tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(f"{APP}\nsays.enqueue('x')\n")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("MILLSTREAM")}
+    done = subprocess.run(
+        [sys.executable, "shop.py"],
+        cwd=tmp_path,
+        env={**environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("millstream.protocol.errors.Unavailable: Redis at unix://")
+    assert last.endswith("start one with `millstream up`, or name another one: MILLSTREAM_REDIS_URL")

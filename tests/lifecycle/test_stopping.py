@@ -110,21 +110,12 @@ def test_stop_now_kills_and_gives_back_uncounted(mill: StartMill, signals: tuple
 
 
 @ONE_SERVER
-def test_ctrl_c_for_the_whole_tree_does_no_harm(mill: StartMill) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "TERM"])
+def test_a_signal_for_the_whole_tree_does_no_harm(mill: StartMill, number: signal.Signals) -> None:
     running = mill(processes=2)
     handle = program.nap.enqueue("nap", 1)
     running.wait_for("start", "nap")
-    running.up.send_tree(signal.SIGINT)
+    running.up.send_tree(number)
     assert running.up.wait() == 0
     assert handle.status() is State.COMPLETED
     assert running.count("worker_stop") == 2
-
-
-@ONE_SERVER
-def test_term_for_the_whole_tree_does_no_harm(mill: StartMill) -> None:
-    running = mill(processes=2)
-    handle = program.nap.enqueue("nap", 1)
-    running.wait_for("start", "nap")
-    running.up.send_tree(signal.SIGTERM)
-    assert running.up.wait() == 0
-    assert handle.status() is State.COMPLETED

@@ -9,9 +9,10 @@ import time
 import psutil
 import pytest
 
+from millstream.protocol.handle import Handle
 from millstream.protocol.info import State
 from tests.lifecycle import program
-from tests.lifecycle.conftest import StartMill
+from tests.lifecycle.conftest import Mill, StartMill
 from tests.support.servers import Kind
 from tests.support.waiting import wait_until
 
@@ -22,13 +23,19 @@ def _settings(name: str) -> str:
     return f'name = "{name}"\nlease = {LEASE}'
 
 
-def test_a_stopped_host_loses_its_job_and_its_late_settle_changes_nothing(mill: StartMill) -> None:
+def _two_hosts_the_first_busy(mill: StartMill) -> tuple[Mill, Mill, Handle[str]]:
+    """Both are up; the first one runs a job that ends when somebody touches ``go`` there."""
     first, second = mill(supervisor=_settings("a")), mill(supervisor=_settings("b"))
     second.up.send(signal.SIGTSTP)
     second.up.wait_log("SIGTSTP")
     handle = program.until.enqueue("job", "go")
     first.wait_for("start", "job")
     second.up.send(signal.SIGCONT)
+    return first, second, handle
+
+
+def test_a_stopped_host_loses_its_job_and_its_late_settle_changes_nothing(mill: StartMill) -> None:
+    first, second, handle = _two_hosts_the_first_busy(mill)
     first.up.send_tree(signal.SIGSTOP)
     stopped = time.monotonic()
     second.wait_for("start", "job", timeout=LEASE + 10)
@@ -56,12 +63,7 @@ def test_a_stopped_host_loses_its_job_and_its_late_settle_changes_nothing(mill: 
 @pytest.mark.parametrize("server", [Kind.VALKEY], indirect=True, ids=str)
 def test_a_handler_that_lost_its_lease_hears_of_it(mill: StartMill) -> None:
     """It goes on for long after the takeover: it is interrupted, and what it does is not recorded."""
-    first, second = mill(supervisor=_settings("a")), mill(supervisor=_settings("b"))
-    second.up.send(signal.SIGTSTP)
-    second.up.wait_log("SIGTSTP")
-    handle = program.until.enqueue("job", "go")
-    first.wait_for("start", "job")
-    second.up.send(signal.SIGCONT)
+    first, second, handle = _two_hosts_the_first_busy(mill)
     first.up.send_tree(signal.SIGSTOP)
     second.wait_for("start", "job", timeout=LEASE + 10)
     first.up.send_tree(signal.SIGCONT)
@@ -76,12 +78,7 @@ def test_a_handler_that_lost_its_lease_hears_of_it(mill: StartMill) -> None:
 
 @pytest.mark.parametrize("server", [Kind.VALKEY], indirect=True, ids=str)
 def test_a_killed_host_is_taken_over_within_its_lease(mill: StartMill) -> None:
-    first, second = mill(supervisor=_settings("a")), mill(supervisor=_settings("b"))
-    second.up.send(signal.SIGTSTP)
-    second.up.wait_log("SIGTSTP")
-    handle = program.until.enqueue("job", "go")
-    first.wait_for("start", "job")
-    second.up.send(signal.SIGCONT)
+    first, second, handle = _two_hosts_the_first_busy(mill)
     tree = [psutil.Process(first.up.pid), *first.up.tree()]
     for process in tree:
         os.kill(process.pid, signal.SIGSTOP)  # at one stroke: maintenance must not clean up

@@ -127,6 +127,11 @@ class QueueKeys:
         return self.base + "stats"
 
     @cached_property
+    def enqueued(self) -> str:
+        """Hash: ``<kind>:<job>`` -> how many came; kinds are ``immediate``, ``delayed`` and ``retry``. Bounded."""
+        return self.base + "enqueued"
+
+    @cached_property
     def history(self) -> str:
         """List: ids of the jobs that ended last, newest first, capped."""
         return self.base + "history"

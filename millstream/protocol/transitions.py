@@ -97,6 +97,7 @@ def all_keys(keys: QueueKeys) -> tuple[str, ...]:
         keys.owners,
         keys.waiting,
         keys.waits,
+        keys.enqueued,
     )
 
 
@@ -117,7 +118,7 @@ def enqueue(keys: QueueKeys, jobs: Sequence[NewJob]) -> Call[list[bool]]:
     for job in jobs:
         delay = "" if job.delay is None else job.delay
         args += (job.id, job.band[0], job.envelope, delay, job.nonce)
-    names = (keys.records, keys.due, keys.held, keys.control, keys.meta, *bands)
+    names = (keys.records, keys.due, keys.held, keys.control, keys.meta, *bands, keys.enqueued)
     return Call(script("enqueue"), names, args, lambda reply: [bool(code) for code in reply])
 
 

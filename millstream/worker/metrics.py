@@ -50,6 +50,16 @@ REDIS_ERRORS = Metric(
 COUNTED = (FINISHED, DURATION, WAIT, END_TO_END, ATTEMPTS, REDELIVERED, STALE, BUSY, CPU, EXITS, REDIS_ERRORS)
 """All metrics that are kept in files."""
 
+ENQUEUED = Metric(
+    "millstream_jobs_enqueued_total",
+    ("queue", "job", "kind"),
+    "Jobs that came into a queue, from producers anywhere; retries are runs to come after one that counted.",
+)
+"""Counted in Redis, by the scripts (``_enqueued.lua``)."""
+
+ARRIVALS = ("immediate", "delayed", "retry")
+"""What the label ``kind`` says of how jobs come."""
+
 UNKNOWN = "(unknown)"
 """The label for jobs whose name is not registered: names that anybody may have enqueued are no labels."""
 

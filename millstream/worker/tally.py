@@ -14,6 +14,7 @@ from millstream.worker import metrics
 from millstream.worker.cells import Counter
 from millstream.worker.execution import Run
 from millstream.worker.metrics import Ended, JobSeries
+from millstream.worker.names import write_names
 from millstream.worker.spec import WorkerSpec
 
 Verdicts = Sequence[tuple[Verdict, str]]
@@ -49,6 +50,7 @@ class Tally(Uncounted):
         self._errors = Counter(metrics.REDIS_ERRORS, "exchange")
         self._cpu_counted = _cpu_seconds()
         self._prepare(Path(spec.metrics, f"prepared-{spec.group}"), known)
+        write_names(spec.metrics, {job.name: job.queue for job in jobs}, str(record.index))
 
     def _prepare(self, mark: Path, known: Mapping[str, Iterable[str]]) -> None:
         """Let every series of the group exist; one worker does it for all, so that files stay small."""

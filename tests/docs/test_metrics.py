@@ -20,7 +20,7 @@ def exported() -> Iterator[tuple[str, str, tuple[str, ...]]]:
     for metric in metrics.COUNTED:
         yield metric.name, "histogram" if metric.buckets else "counter", metric.labels
     for gauge in GAUGES:
-        yield gauge.name, "gauge", gauge.labels
+        yield gauge.name, gauge.kind, gauge.labels
 
 
 def test_every_metric_is_documented() -> None:
@@ -35,6 +35,7 @@ def test_outcomes_and_reasons_are_documented() -> None:
     meanings = {code(row[0])[0]: code(row[3]) for row in TABLES}
     assert set(meanings["millstream_worker_exits_total"]) == set(counting.REASONS)
     assert set(meanings["millstream_jobs_redelivered_total"]) == set(metrics.REASONS)
+    assert set(meanings["millstream_jobs_enqueued_total"]) == set(metrics.ARRIVALS)
     assert set(meanings["millstream_redis_errors_total"]) == {"exchange", *counting.OPERATIONS}
 
 

@@ -14,7 +14,7 @@ PREFIX = re.compile(r"^t[0-9a-f]{8}:")
 ALLOWED_GLOBAL = frozenset({"queues", "hosts", "schema"})
 
 # Keys of a queue, by what follows "{tag}queue:"; they stay for the queue's life and are bounded.
-ALLOWED_OF_QUEUE = frozenset({"meta", "stats", "history", "owners", "events", "control"})
+ALLOWED_OF_QUEUE = frozenset({"meta", "stats", "enqueued", "history", "owners", "events", "control"})
 
 # Keys of a queue that may exist but hold nothing once every job has ended.
 EMPTY = re.compile(r"^(stream:(again|critical|high|normal|low)|due|dead|held|waiting)$")

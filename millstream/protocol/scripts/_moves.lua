@@ -1,6 +1,7 @@
 -- Included after _keys.lua: the moves of one job that several transitions share.
--- A job here is a table {id, env, band, run, attempt, crashes, alone}. Each move writes the new place first;
--- the caller removes the old one last, so that an error in between leaves the job where it was.
+-- A job here is a table {id, env, band, run, attempt, crashes, alone}; `cancelled` is set where it has ended instead of
+-- being moved. Each move writes the new place first; the caller removes the old one last, so that an error in between
+-- leaves the job where it was.
 local DEAD_TTL = 7 * 24 * 3600 * 1000
 local CANCELLED_TTL = 24 * 3600 * 1000
 local DEAD_CAP = 10000
@@ -42,6 +43,7 @@ end
 local function cancelled(job)
   local record = records .. job.id
   if redis.call('HDEL', record, 'cancel') == 0 then return false end
+  job.cancelled = true
   redis.call('HSET', record, 'state', 'cancelled', 'env', job.env)
   redis.call('PEXPIRE', record, CANCELLED_TTL)
   redis.call('HINCRBY', stats, 'cancelled', 1)

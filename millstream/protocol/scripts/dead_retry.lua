@@ -6,6 +6,7 @@
 -- could run (a malformed entry).
 -- include: _keys.lua
 -- include: _moves.lua
+-- include: _enqueued.lua
 
 -- The row of the last run as `tries` keeps it: without its result.
 local function without_result(row)
@@ -30,6 +31,7 @@ local function retry(id)
   remember(id, without_result(fields[5]))
   place({id = id, env = fields[2], band = band, run = (tonumber(fields[4]) or 1) + 1, attempt = 0, crashes = 0},
     letter_of(band))
+  note_enqueued('retry', fields[2])
   redis.call('HDEL', record, 'out', 'started', 'unknown', 'settled')
   redis.call('ZREM', dead, id)
   return 1
@@ -37,4 +39,5 @@ end
 
 local replies = {}
 for i, id in ipairs(ARGV) do replies[i] = redis.call('ZSCORE', dead, id) and retry(id) or 0 end
+pcall(count_enqueued)
 return replies

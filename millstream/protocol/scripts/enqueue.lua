@@ -1,15 +1,18 @@
 #!lua
 -- Enqueue jobs of one queue, each once. Refused as a whole when the server is at maxmemory.
--- KEYS: 1 records (a prefix), 2 due, 3 held, 4 control, 5 meta, 6-9 the streams critical, high, normal, low
+-- KEYS: 1 records (a prefix), 2 due, 3 held, 4 control, 5 meta, 6-9 the streams critical, high, normal, low,
+--       10 enqueued
 -- ARGV: per job 5: id, letter of its band, envelope, delay in ms ("" for now), nonce ("" for a generated id)
 -- Returns one number per job:
 --   1 created; 0 a job with this id exists already (or ended lately). With a nonce, 1 also where this very call
 --   was executed before and its reply was lost.
 local records, due, held, control, meta = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local streams = {c = KEYS[6], h = KEYS[7], n = KEYS[8], l = KEYS[9]}
+local enqueued = KEYS[10]
 local bands = {c = 'critical', h = 'high', n = 'normal', l = 'low'}
 local paused = redis.call('HEXISTS', meta, 'paused') == 1
 local replies = {}
+-- include: _enqueued.lua
 
 local function postpone(record, id, letter, env, delay)
   local clock = redis.call('TIME')
@@ -38,7 +41,9 @@ for i = 1, #ARGV, 5 do
       redis.call('HSET', record, 'state', 'queued', 'entry', letter .. entry)
     end
     if nonce ~= '' then redis.call('HSET', record, 'nonce', nonce) end
+    note_enqueued(delay ~= '' and 'delayed' or 'immediate', env)
     replies[#replies + 1] = 1
   end
 end
+pcall(count_enqueued)
 return replies

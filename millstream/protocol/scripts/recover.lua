@@ -10,6 +10,7 @@
 -- Returns {next cursor ("" at the end), how many were recovered, how many became dead}.
 -- include: _keys.lua
 -- include: _moves.lua
+-- include: _enqueued.lua
 if now > tonumber(ARGV[9]) then return {'', 0, 0} end
 local letter, cursor, count = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local stream, recovered, died = streams[letter], 0, 0
@@ -30,8 +31,12 @@ local function requeue(ref, job)
     died = died + 1
     return bury(job, ref, ARGV[8])
   end
-  if job.crashes == 1 then return place(job, 'a') end
-  postpone(job, 'retrying', tonumber(ARGV[7]) * 2 ^ (job.crashes - 2))
+  if job.crashes == 1 then
+    place(job, 'a')
+  else
+    postpone(job, 'retrying', tonumber(ARGV[7]) * 2 ^ (job.crashes - 2))
+  end
+  note_retry(job)
 end
 
 for _, row in ipairs(rows) do
@@ -42,4 +47,5 @@ for _, row in ipairs(rows) do
 end
 if recovered > 0 then redis.call('HINCRBY', stats, 'recovered', recovered) end
 if died > 0 then redis.call('HINCRBY', stats, 'dead', died) end
+pcall(count_enqueued)
 return {#rows == count and '(' .. rows[#rows][1] or '', recovered, died}

@@ -19,6 +19,7 @@
 --   or an error text (nothing was acknowledged, the run may be settled again).
 -- include: _keys.lua
 -- include: _moves.lua
+-- include: _enqueued.lua
 local consumer, grace = ARGV[1], tonumber(ARGV[2])
 local TERMINAL = {completed = true, discarded = true, cancelled = true, expired = true}
 local unusual, acks, counts, ended = {}, {}, {}, {}
@@ -59,12 +60,13 @@ local function move(ref, id, kind, number, row)
   if kind == 'retry' then
     remember(id, row)
     job.attempt = job.attempt + 1
-    return postpone(job, 'retrying', number)
+    postpone(job, 'retrying', number)
+    return note_retry(job)
   elseif kind == 'crash' then
     remember(id, row)
     job.crashes, job.alone = job.crashes + 1, true
-    if number > 0 then return postpone(job, 'retrying', number) end
-    return place(job, 'a')
+    if number > 0 then postpone(job, 'retrying', number) else place(job, 'a') end
+    return note_retry(job)
   elseif kind == 'release' then
     remember(id, row)
     if number > 0 then return postpone(job, 'scheduled', number) end
@@ -130,4 +132,5 @@ if #ended > 0 then
   redis.call('LTRIM', history, 0, HISTORY_CAP - 1)
 end
 for kind, count in pairs(counts) do redis.call('HINCRBY', stats, kind, count) end
+pcall(count_enqueued)
 return unusual

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from millstream.protocol.inspect import Host, hosts, known_queues, survey
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.link import Link
 from millstream.supervisor.plan import Plan
+from millstream.worker.metrics import ARRIVALS, UNKNOWN
+from millstream.worker.names import read_names
 
 log = structlog.get_logger("millstream.maintenance")
 
@@ -44,6 +46,7 @@ def collect(link: Link, plan: Plan) -> None:
     queues: list[dict[str, Any]] = []
     for start in range(0, len(found), AT_ONCE):
         queues += _count(link, found[start : start + AT_ONCE])
+    registered = read_names(plan.metrics)
     alive = [host for host in hosts(link, plan.keys) if host.alive]
     facts = {
         "at": time.time(),
@@ -51,6 +54,7 @@ def collect(link: Link, plan: Plan) -> None:
         "queues": queues,
         "consumers": _consumers(alive),
         "instances": len(alive),
+        "enqueued": _enqueued(link, own, registered) if registered else [],
     }
     _write(Path(plan.metrics, FILE), orjson.dumps(facts))
 
@@ -83,6 +87,21 @@ def _consumers(alive: Sequence[Host]) -> list[dict[str, Any]]:
             for queue in groups.get(worker.get("group"), {}).get("queues", ()):
                 counts[str(queue), str(worker.get("state"))] += 1
     return [{"queue": queue, "state": state, "count": count} for (queue, state), count in sorted(counts.items())]
+
+
+def _enqueued(link: Link, queues: Sequence[QueueKeys], registered: Mapping[str, str]) -> list[dict[str, Any]]:
+    """How many jobs came into our own queues: only who knows the jobs of a queue can say which names are some."""
+    replies = link.execute_many([("HGETALL", keys.enqueued) for keys in queues])
+    samples: list[dict[str, Any]] = []
+    for keys, reply in zip(queues, replies, strict=True):
+        counts = Counter({(job, kind): 0 for job, of in registered.items() if of == keys.queue for kind in ARRIVALS})
+        fields = [] if isinstance(reply, Exception) else reply
+        for field, count in zip(fields[::2], fields[1::2], strict=True):
+            kind, _, job = field.decode(errors="replace").partition(":")
+            if kind in ARRIVALS:
+                counts[job if job in registered else UNKNOWN, kind] += int(count)
+        samples += [{"queue": keys.queue, "job": job, "kind": kind, "count": n} for (job, kind), n in counts.items()]
+    return samples
 
 
 def _write(path: Path, text: bytes) -> None:

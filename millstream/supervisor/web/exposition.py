@@ -33,7 +33,7 @@ class Exposition:
     def text(self) -> str:
         """What a scrape is answered."""
         view = View(self._plan, self._board, self._facts.read(), self._resident)
-        own = [family("gauge", gauge.name, gauge.help, gauge.samples(view)) for gauge in GAUGES]
+        own = [family(gauge.kind, gauge.name, gauge.help, gauge.samples(view)) for gauge in GAUGES]
         return "".join((*own, self._ledger.text(), self._handlers_gauges()))
 
     def _handlers_gauges(self) -> str:

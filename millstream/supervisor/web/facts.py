@@ -21,6 +21,7 @@ class Snapshot:
     queues: list[dict[str, Any]] = field(default_factory=list)
     consumers: list[dict[str, Any]] = field(default_factory=list)
     instances: int = 0
+    enqueued: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Facts:

@@ -1,4 +1,4 @@
-"""The gauges: what the scoreboard, the facts about queues and the process table say at this moment."""
+"""What the scoreboard, the facts about queues and the process table say at this moment: gauges, and Redis's count."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from millstream.supervisor.plan import Plan
 from millstream.supervisor.web.exposition_format import Labels
 from millstream.supervisor.web.facts import Snapshot
 from millstream.supervisor.web.resident import Resident
+from millstream.worker import metrics
 
 Samples = Iterator[tuple[Labels, float]]
 
@@ -36,6 +37,7 @@ class Gauge(NamedTuple):
     labels: tuple[str, ...]
     help: str
     samples: Callable[[View], Samples]
+    kind: str = "gauge"
 
 
 def _one(value: float) -> Samples:
@@ -139,6 +141,11 @@ def _consumers(view: View) -> Samples:
         yield (("queue", one["queue"]), ("state", one["state"])), one["count"]
 
 
+def _enqueued(view: View) -> Samples:
+    for one in view.facts.enqueued:
+        yield (("queue", one["queue"]), ("job", one["job"]), ("kind", one["kind"])), one["count"]
+
+
 def _age(view: View) -> Samples:
     if view.facts.at:
         yield (), round(max(0.0, time.time() - view.facts.at), 3)
@@ -170,6 +177,7 @@ GAUGES = (
     ),
     Gauge("millstream_queue_paused", ("queue",), "1 while the queue is paused.", _paused),
     Gauge("millstream_consumers", ("queue", "state"), "Workers of all hosts that serve a queue.", _consumers),
+    Gauge(metrics.ENQUEUED.name, metrics.ENQUEUED.labels, metrics.ENQUEUED.help, _enqueued, "counter"),
     Gauge("millstream_fleet_instances", (), "Live supervisors.", lambda view: _one(view.facts.instances)),
     Gauge("millstream_collector_age_seconds", (), "Age of what is said of queues and other hosts.", _age),
     Gauge(

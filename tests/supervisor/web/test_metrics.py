@@ -91,6 +91,30 @@ def test_outcomes_durations_and_attempts(mill: StartMill, redis: redis_py.Redis)
     running.up.stop()
 
 
+def test_what_came_is_counted_wherever_it_came_from(mill: StartMill, redis: redis_py.Redis) -> None:
+    running = mill()
+    came = 'millstream_jobs_enqueued_total{{job="{}",kind="{}",queue="{}"}}'
+    for kind in ("immediate", "delayed", "retry"):
+        running.wait_metric(came.format("fail", kind, "b"), 0)
+    running.app.enqueue("ok", 1, queue="a").result(10)
+    assert running.up.command("enqueue", "ok", "2").returncode == 0
+    assert running.up.command("enqueue", "ok", "3", "--delay", "0.1").returncode == 0
+    running.enqueue("fail")
+    for number in range(3):
+        running.app.enqueue(f"made_up_{number}", queue="b").cancel()
+    running.wait_metric(came.format("ok", "immediate", "a"), 2)
+    running.wait_metric(came.format("ok", "delayed", "a"), 1)
+    running.wait_metric(came.format("fail", "retry", "b"), 1)
+    running.wait_metric(came.format("(unknown)", "immediate", "b"), 3)
+    samples = running.metrics()
+    assert samples[came.format("fail", "immediate", "b")] == 1 and samples[came.format("ok", "retry", "a")] == 0
+    assert not [name for name in samples if "made_up" in name]
+    running.wait_finished("fail", "dead", 1)
+    running.wait_finished("ok", "completed", 3)
+    remove_dead(running, redis)
+    running.up.stop()
+
+
 def test_what_is_running_and_waiting_is_shown(mill: StartMill, redis: redis_py.Redis) -> None:
     running = mill()
     handle = running.enqueue("until", "go")

@@ -186,11 +186,15 @@ def renew(keys: QueueKeys, consumer: str, refs: Sequence[str]) -> Call[list[str]
 
 
 class Recovered(NamedTuple):
-    """One step of a recovery sweep; ``cursor`` is "" at the end of the stream's pending entries."""
+    """One step of a recovery sweep; ``cursor`` is "" at the end of the stream's pending entries.
+
+    ``ended`` is of the runs that counted, because they were on: the kind of the end, and the name of the job.
+    """
 
     cursor: str
     recovered: int
     dead: int
+    ended: list[tuple[str, str]]
 
 
 def recover(
@@ -217,8 +221,13 @@ def recover(
         script("recover"),
         all_keys(keys),
         args,
-        lambda reply: Recovered(reply[0].decode(), int(reply[1]), int(reply[2])),
+        _parse_recovered,
     )
+
+
+def _parse_recovered(reply: list[Any]) -> Recovered:
+    ended = [part.decode() for part in reply[3]]
+    return Recovered(reply[0].decode(), int(reply[1]), int(reply[2]), list(zip(ended[::2], ended[1::2], strict=True)))
 
 
 def prune(keys: QueueKeys, instance: str, own: Sequence[str], alive: Sequence[str]) -> Call[int]:

@@ -91,7 +91,9 @@ class Fetcher:
             calls.append(self._settle_call(queue, outcomes))
         if first is not None:
             calls.append(self._fetch_call(first))
+        began = time.perf_counter()
         replies = self._run(calls)
+        self._tally.redis_answered(time.perf_counter() - began)
         if outcomes:
             self._judge(queue, outcomes, replies[0])
         if first is None:

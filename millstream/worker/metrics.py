@@ -9,6 +9,7 @@ from millstream.protocol.transitions import Kind
 from millstream.worker.cells import Counter, Histogram, Metric
 
 DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+ROUND_TRIPS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 WAITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 
 FINISHED = Metric(
@@ -46,8 +47,28 @@ EXITS = Metric("millstream_worker_exits_total", ("group", "reason"), "Worker pro
 REDIS_ERRORS = Metric(
     "millstream_redis_errors_total", ("op",), "Operations that failed because Redis did not answer as it should."
 )
+REDIS_DURATION = Metric(
+    "millstream_redis_command_duration_seconds", ("op",), "How long rounds of commands to Redis took.", ROUND_TRIPS
+)
+COLLECTOR_ERRORS = Metric(
+    "millstream_collector_errors_total", (), "How often it failed to ask Redis about queues and hosts, or to keep it."
+)
 
-COUNTED = (FINISHED, DURATION, WAIT, END_TO_END, ATTEMPTS, REDELIVERED, STALE, BUSY, CPU, EXITS, REDIS_ERRORS)
+COUNTED = (
+    FINISHED,
+    DURATION,
+    WAIT,
+    END_TO_END,
+    ATTEMPTS,
+    REDELIVERED,
+    STALE,
+    BUSY,
+    CPU,
+    EXITS,
+    REDIS_ERRORS,
+    REDIS_DURATION,
+    COLLECTOR_ERRORS,
+)
 """All metrics that are kept in files."""
 
 ENQUEUED = Metric(

@@ -11,7 +11,7 @@ from millstream.protocol.registry import Job
 from millstream.protocol.scoreboard import Record, Word
 from millstream.protocol.transitions import Kind, Outcome, Verdict
 from millstream.worker import metrics
-from millstream.worker.cells import Counter
+from millstream.worker.cells import Counter, Histogram
 from millstream.worker.execution import Run
 from millstream.worker.metrics import Ended, JobSeries
 from millstream.worker.names import write_names
@@ -32,6 +32,9 @@ class Uncounted:
     def forget(self) -> None:
         """The batch is over; what is left of it was settled, and counted, by maintenance."""
 
+    def redis_answered(self, seconds: float) -> None:
+        """An exchange took so long."""
+
     def redis_failed(self) -> None:
         """An exchange failed."""
 
@@ -48,6 +51,7 @@ class Tally(Uncounted):
         self._cpu = Counter(metrics.CPU, spec.group)
         self._stale = Counter(metrics.STALE)
         self._errors = Counter(metrics.REDIS_ERRORS, "exchange")
+        self._exchanges = Histogram(metrics.REDIS_DURATION, "exchange")
         self._cpu_counted = _cpu_seconds()
         self._prepare(Path(spec.metrics, f"prepared-{spec.group}"), known)
         write_names(spec.metrics, {job.name: job.queue for job in jobs}, str(record.index))
@@ -57,6 +61,7 @@ class Tally(Uncounted):
         if not mark.exists():
             for queue, jobs in known.items():
                 self._series.prepare(queue, jobs)
+            self._exchanges.prepare()
             mark.touch()
 
     def note(self, number: int, outcome: Outcome, run: Run | None) -> None:
@@ -96,6 +101,9 @@ class Tally(Uncounted):
 
     def forget(self) -> None:
         self._noted.clear()
+
+    def redis_answered(self, seconds: float) -> None:
+        self._exchanges.add((seconds,))
 
     def redis_failed(self) -> None:
         self._errors.add()

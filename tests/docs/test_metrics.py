@@ -29,6 +29,15 @@ def test_every_metric_is_documented() -> None:
     assert sorted(documented) == sorted(exported())
 
 
+def test_buckets_are_documented() -> None:
+    listed = {
+        tuple(map(float, line.rpartition(": ")[2].split()))
+        for line in SECTIONS["What is counted"].splitlines()
+        if line.startswith("- ")
+    }
+    assert listed == {metric.buckets for metric in metrics.COUNTED if metric.buckets}
+
+
 def test_outcomes_and_reasons_are_documented() -> None:
     outcomes = {code(row[0])[0] for row in rows(SECTIONS["What is counted"]) if len(row) == 2}
     assert outcomes == set(metrics.OUTCOMES.values())

@@ -7,13 +7,14 @@
 --       5 instance that is known to be gone ("" for none: its entries need not wait), 6 crashes before a job is
 --       dead, 7 delay in ms after its second crash, 8 row of the dead letter, 9 server time in ms after which this
 --       call must do nothing: it was held up, and owners could not renew meanwhile; 10 only the gone instance (1)
--- Returns {next cursor ("" at the end), how many were recovered, how many became dead}.
+-- Returns {next cursor ("" at the end), how many were recovered, how many became dead, {how each run that counted
+-- ended (crashed: dead; crash: it runs again; cancelled), name of its job, ...}}.
 -- include: _keys.lua
 -- include: _moves.lua
 -- include: _enqueued.lua
-if now > tonumber(ARGV[9]) then return {'', 0, 0} end
+if now > tonumber(ARGV[9]) then return {'', 0, 0, {}} end
 local letter, cursor, count = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local stream, recovered, died = streams[letter], 0, 0
+local stream, recovered, died, ended = streams[letter], 0, 0, {}
 local rows = redis.call('XPENDING', stream, GROUP, cursor, '+', count)
 
 local function lease_of(consumer)
@@ -23,13 +24,19 @@ local function lease_of(consumer)
   return tonumber(redis.call('HGET', owners, instance) or ARGV[4])
 end
 
+local function counted(kind, job)
+  ended[#ended + 1] = kind
+  ended[#ended + 1] = name_of(job.env)
+end
+
 local function requeue(ref, job)
   job.run, job.alone = job.run + 1, true
   if redis.call('HGET', records .. job.id, 'started') ~= ref then return place(job, 'a') end
   job.crashes = job.crashes + 1
   if job.crashes >= tonumber(ARGV[6]) then
     died = died + 1
-    return bury(job, ref, ARGV[8])
+    bury(job, ref, ARGV[8])
+    return counted('crashed', job)
   end
   if job.crashes == 1 then
     place(job, 'a')
@@ -37,6 +44,7 @@ local function requeue(ref, job)
     postpone(job, 'retrying', tonumber(ARGV[7]) * 2 ^ (job.crashes - 2))
   end
   note_retry(job)
+  counted(job.cancelled and 'cancelled' or 'crash', job)
 end
 
 for _, row in ipairs(rows) do
@@ -48,4 +56,4 @@ end
 if recovered > 0 then redis.call('HINCRBY', stats, 'recovered', recovered) end
 if died > 0 then redis.call('HINCRBY', stats, 'dead', died) end
 pcall(count_enqueued)
-return {#rows == count and '(' .. rows[#rows][1] or '', recovered, died}
+return {#rows == count and '(' .. rows[#rows][1] or '', recovered, died, ended}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import orjson
@@ -11,7 +12,7 @@ from millstream.protocol.transitions import Kind, Outcome, Verdict
 from millstream.supervisor.endings import Ending
 from millstream.supervisor.plan import Plan
 from millstream.worker import cells, metrics
-from millstream.worker.cells import Counter
+from millstream.worker.cells import Counter, Histogram
 from millstream.worker.metrics import Ended, JobSeries
 
 OWNER = "m"
@@ -37,8 +38,17 @@ class Uncounted:
     def redelivered(self, queue: str, reason: str, count: int = 1) -> None:
         """Count runs that started, did not end, and are delivered again."""
 
+    def recovered(self, queue: str, ended: Sequence[tuple[str, str]]) -> None:
+        """Count runs whose lease was over and that counted: the kind of each end, and the job's name."""
+
     def redis_failed(self, operation: str) -> None:
         """Count a failed round of the urgent loop or of the duties."""
+
+    def redis_answered(self, operation: str, seconds: float) -> None:
+        """Observe how long a round of the urgent loop or of the duties waited for Redis."""
+
+    def collector_failed(self) -> None:
+        """Count that what is known of queues and hosts could not be asked or kept."""
 
 
 class Counting(Uncounted):
@@ -47,6 +57,7 @@ class Counting(Uncounted):
     def __init__(self, plan: Plan) -> None:
         cells.install(plan.metrics, OWNER)
         self._series = JobSeries()
+        self._both = threading.Lock()  # both loops count jobs: a series that each makes for itself would lose counts
         self._busy = {group.name: Counter(metrics.BUSY, group.name) for group in plan.groups}
         self._exits = {
             (group.name, reason): Counter(metrics.EXITS, group.name, reason)
@@ -54,6 +65,10 @@ class Counting(Uncounted):
             for reason in REASONS
         }
         self._errors = {name: Counter(metrics.REDIS_ERRORS, name) for name in OPERATIONS}
+        self._rounds = {name: Histogram(metrics.REDIS_DURATION, name) for name in OPERATIONS}
+        for rounds in self._rounds.values():
+            rounds.prepare()
+        self._collector_errors = Counter(metrics.COLLECTOR_ERRORS)
         self._stale = Counter(metrics.STALE)
         for queue in plan.queues:
             for reason in metrics.REASONS:
@@ -70,7 +85,8 @@ class Counting(Uncounted):
                     self._series.redelivered(queue, "shutdown")
             elif verdict is False:
                 self._stale.add()
-        self._series.count(queue, accepted)
+        with self._both:
+            self._series.count(queue, accepted)
 
     def exited(self, group: str, ending: Ending) -> None:
         self._exits[group, ending.cause].add()
@@ -78,8 +94,21 @@ class Counting(Uncounted):
     def redelivered(self, queue: str, reason: str, count: int = 1) -> None:
         self._series.redelivered(queue, reason, count)
 
+    def recovered(self, queue: str, ended: Sequence[tuple[str, str]]) -> None:
+        counted: dict[tuple[str, str], Ended] = {}
+        for kind, name in ended:
+            counted.setdefault((name, kind), Ended()).count += 1
+        with self._both:
+            self._series.count(queue, counted)
+
     def redis_failed(self, operation: str) -> None:
         self._errors[operation].add()
+
+    def redis_answered(self, operation: str, seconds: float) -> None:
+        self._rounds[operation].add((seconds,))
+
+    def collector_failed(self) -> None:
+        self._collector_errors.add()
 
 
 def accepted(verdict: Verdict, run: int, counted: int) -> bool | None:

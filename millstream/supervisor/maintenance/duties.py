@@ -22,6 +22,7 @@ from millstream.protocol.scoreboard import Header, RecordState, Scoreboard, Word
 from millstream.supervisor.maintenance import facts
 from millstream.supervisor.maintenance.counting import Uncounted
 from millstream.supervisor.maintenance.heartbeat import heartbeat
+from millstream.supervisor.maintenance.timed import TimedLink
 from millstream.supervisor.plan import Plan
 
 log = structlog.get_logger("millstream.maintenance")
@@ -62,7 +63,7 @@ class Duties:
         self._plan = plan
         self._board = board
         self._counts = counts
-        self._link = Link(plan.url, timeout=5.0)
+        self._link = TimedLink(plan.url, timeout=5.0)
         self._ears = Link(plan.url, timeout=LISTEN + 5.0)
         self._stopping = threading.Event()
         self._name = threading.Lock()
@@ -74,6 +75,7 @@ class Duties:
         self._sweep_from = 0.0
         self._clock: float | None = None  # the server's clock (s) minus ours, at the last sweep
         self._swept = 0.0
+        self._facts_lost = False
         self._timers: dict[str, float] = {}
 
     def run(self) -> None:
@@ -89,6 +91,8 @@ class Duties:
                 self._every("left", 0.2, self._look_for_work) if self._plan.burst else None
                 self._every("facts", facts.EVERY, self._collect_facts) if self._plan.metrics else None
                 self._board.header[Header.REDIS_SEEN] = time.monotonic_ns()
+                if waited := self._link.take_spent():
+                    self._counts.redis_answered("duties", waited)
                 self._listen()
                 self._cancel_runs()
                 self._failures = 0
@@ -204,6 +208,7 @@ class Duties:
         self._cursors[keys.queue, stream] = step.cursor
         if step.recovered:
             self._counts.redelivered(keys.queue, "idle", step.recovered - step.dead)
+            self._counts.recovered(keys.queue, step.ended)
             log.warning("jobs.recovered", queue=keys.queue, stream=stream, count=step.recovered, dead=step.dead)
         if step.cursor:
             self._timers.pop("recover", None)  # there is more: go on at once
@@ -248,7 +253,18 @@ class Duties:
 
     def _collect_facts(self) -> None:
         """Leave for the web child what metrics and health checks say of queues: it does not ask Redis itself."""
-        facts.collect(self._link, self._plan)
+        try:
+            facts.collect(self._link, self._plan)
+        except OSError as error:  # a full disk: the age of the facts tells; no duty is to suffer for it
+            self._counts.collector_failed()
+            if not self._facts_lost:
+                log.warning("facts.not_written", error=str(error))
+            self._facts_lost = True
+        except MillstreamError:
+            self._counts.collector_failed()
+            raise
+        else:
+            self._facts_lost = False
 
     def _listen(self) -> None:
         """Wait for messages, for the next due job, or for a second."""

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import structlog
 
 from millstream.protocol.inspect import Host, hosts, known_queues, survey
 from millstream.protocol.keys import QueueKeys
@@ -22,8 +21,6 @@ from millstream.protocol.link import Link
 from millstream.supervisor.plan import Plan
 from millstream.worker.metrics import ARRIVALS, UNKNOWN
 from millstream.worker.names import read_names
-
-log = structlog.get_logger("millstream.maintenance")
 
 EVERY = 3.0
 """Seconds between two collections."""
@@ -38,7 +35,7 @@ FILE = "facts.json"
 
 
 def collect(link: Link, plan: Plan) -> None:
-    """Ask Redis and replace the file. Raises :class:`Unavailable`."""
+    """Ask Redis and replace the file. Raises :class:`Unavailable`, :class:`OSError`."""
     began = time.monotonic()
     own = plan.queue_keys
     served = {keys.queue for keys in own}
@@ -107,9 +104,6 @@ def _enqueued(link: Link, queues: Sequence[QueueKeys], registered: Mapping[str, 
 def _write(path: Path, text: bytes) -> None:
     """Replace a file at once: who reads it sees the old text or the new one."""
     part = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        part.write_bytes(text)
-        os.replace(part, path)
-    except OSError as error:  # a full disk: the age of the facts tells; no duty is to suffer for it
-        log.warning("facts.not_written", error=str(error))
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    part.write_bytes(text)
+    os.replace(part, path)

@@ -19,13 +19,14 @@ from millstream.protocol import transitions
 from millstream.protocol.call import Call
 from millstream.protocol.errors import MillstreamError
 from millstream.protocol.keys import QueueKeys
-from millstream.protocol.link import Link, NoGroup
+from millstream.protocol.link import NoGroup
 from millstream.protocol.scoreboard import Cause, Header, Phase, Record, RecordState, Scoreboard, Word
 from millstream.protocol.transitions import Outcome, Verdict
 from millstream.supervisor.endings import describe
 from millstream.supervisor.maintenance.counting import Uncounted, accepted
 from millstream.supervisor.maintenance.journal import run_facts, tell_of_death
 from millstream.supervisor.maintenance.post_mortem import outcome_of_death
+from millstream.supervisor.maintenance.timed import TimedLink
 from millstream.supervisor.plan import GroupPlan, Plan
 from millstream.worker.fetcher import BLOCK
 
@@ -57,7 +58,7 @@ class Urgent:
         self._parent = parent
         self._counts = counts
         # Shorter than the supervisor's patience with us: a server that hangs must not look like us hanging.
-        self._link = Link(plan.url, timeout=0.6, connect_timeout=0.6)
+        self._link = TimedLink(plan.url, timeout=0.6, connect_timeout=0.6)
         self._renewed = 0.0
         self._retry_at = 0.0
         self._failures = 0
@@ -71,6 +72,8 @@ class Urgent:
             header[Header.MAINTENANCE_TICK] = time.monotonic_ns()
             if time.monotonic() >= self._retry_at:
                 self._attempt()
+                if waited := self._link.take_spent():
+                    self._counts.redis_answered("urgent", waited)
             self._sleep()
         with contextlib.suppress(MillstreamError):
             self.settle_dead()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -12,6 +13,13 @@ import psutil
 import pytest
 import redis as redis_py
 
+from millstream.protocol import transitions
+from millstream.protocol.envelope import encode_envelope
+from millstream.protocol.keys import Keys
+from millstream.protocol.link import Link
+from millstream.protocol.transitions import NewJob, Outcome
+from millstream.supervisor.web.gauges import GAUGES
+from millstream.worker import metrics
 from tests.supervisor.web.conftest import Mill, StartMill
 from tests.support.servers import Kind
 from tests.support.waiting import wait_until
@@ -55,11 +63,21 @@ def test_lint(mill: StartMill) -> None:
     if shutil.which("promtool") is None:
         pytest.skip("no promtool on this machine (Debian package prometheus)")
     running = mill()
-    running.enqueue("ok", 1).result(10)
-    running.wait_finished("ok", "completed", 1)
+    running.enqueue("until", "go")
+    running.wait_metric('millstream_workers{group="default",state="busy"}', 1)
+    running.enqueue("until", "go")  # waits: some gauges are absent where nothing runs or waits
+    running.wait_metric('millstream_queue_jobs{queue="b",state="ready"}', 1)
+    running.wait_metric('millstream_jobs_enqueued_total{job="until",kind="immediate",queue="b"}', 2)
     text = running.get("/metrics").text
     assert _lint(text) == (0, "")
-    assert _lint(text.replace("millstream_draining", "millstream_draining_total"))[0] != 0, "a planted error is found"
+    names = [*(metric.name for metric in metrics.COUNTED), *(gauge.name for gauge in GAUGES)]
+    for name in names:
+        planted = re.sub(rf"^# HELP {name} .*\n", "", text, flags=re.MULTILINE)
+        code, said = _lint(planted)
+        assert code != 0 and name in said, f"{name} is not among what is checked"
+    assert _lint(text.replace("millstream_draining", "millstream_draining_total"))[0] != 0, "a gauge is no total"
+    (running.up.folder / "go").touch()
+    running.wait_finished("until", "completed", 2)
     running.up.stop()
 
 
@@ -134,6 +152,68 @@ def test_what_is_running_and_waiting_is_shown(mill: StartMill, redis: redis_py.R
     running.wait_metric('millstream_workers{group="default",state="idle"}', 1)
     assert 'millstream_oldest_running_job_start_timestamp_seconds{group="default"}' not in running.metrics()
     assert running.up.command("queues", "resume", "a").returncode == 0
+    running.up.stop()
+
+
+def vanished(url: str, prefix: str, job_id: str, crashes: int) -> None:
+    """Leave a job in queue `a` that was on when its host vanished, after so many crashes."""
+    keys, consumer = Keys(prefix).queue("a"), "gone-000001:g/0:1"
+    with contextlib.closing(Link(url)) as link:
+        link.run(transitions.join(keys, "gone-000001", 0.1))
+        envelope = encode_envelope("ok", [1], {}, queue="a", enqueued_at=1_700_000_000_000)
+        link.run(transitions.enqueue(keys, [NewJob(job_id, "normal", envelope, None, "")]))
+        ref = ""
+        for left in range(crashes, -1, -1):
+            ((letter, entry, _),) = link.run(transitions.fetch(keys, consumer, 1)).entries
+            ref = letter + entry.decode()
+            if left:
+                link.run(transitions.settle(keys, consumer, [Outcome(ref, job_id, "crash", 0, b"{}")]))
+        assert link.run(transitions.mark(keys, job_id, ref, consumer))
+
+
+def test_runs_of_a_vanished_host_are_counted_by_who_recovers_them(
+    mill: StartMill, url: str, prefix: str, redis: redis_py.Redis
+) -> None:
+    vanished(url, prefix, "again", crashes=0)
+    vanished(url, prefix, "dies", crashes=2)
+    running = mill(supervisor="lease = 1")
+    running.wait_finished("ok", "dead", 1)
+    running.wait_finished("ok", "retried", 1)
+    running.wait_finished("ok", "completed", 1)
+    running.wait_metric('millstream_jobs_redelivered_total{queue="a",reason="idle"}', 1)
+    running.wait_metric('millstream_jobs_enqueued_total{job="ok",kind="retry",queue="a"}', 3)
+    remove_dead(running, redis)
+    running.up.stop()
+
+
+def test_rounds_of_commands_are_timed(mill: StartMill) -> None:
+    running = mill(supervisor="lease = 1")
+    count = 'millstream_redis_command_duration_seconds_count{{op="{}"}}'
+    for number in range(3):
+        running.enqueue("ok", number).result(10)
+    running.enqueue("until", "go")  # its lease is renewed
+    for operation in ("exchange", "urgent", "duties"):
+        wait_until(lambda of=operation: running.metrics()[count.format(of)] >= 3, 20.0, running.up.log)  # type: ignore[misc]
+    samples = running.metrics()
+    for operation in ("exchange", "urgent", "duties"):
+        seconds = samples[f'millstream_redis_command_duration_seconds_sum{{op="{operation}"}}']
+        assert 0 < 10 * seconds < samples[count.format(operation)], "no blocking read is among them"
+    (running.up.folder / "go").touch()
+    running.up.stop()
+
+
+def test_a_collection_that_fails_is_counted(mill: StartMill, redis: redis_py.Redis, prefix: str) -> None:
+    running = mill()
+    running.wait_metric("millstream_fleet_instances", 1)
+    assert running.metrics()["millstream_collector_errors_total"] == 0
+    stats = f"{prefix}{{b}}:stats"
+    redis.set(stats, "no hash")
+    wait_until(lambda: running.metrics()["millstream_collector_errors_total"] > 0, describe=running.up.log)
+    redis.delete(stats)
+    errors = running.metrics()["millstream_collector_errors_total"]
+    wait_until(lambda: running.metrics()["millstream_collector_age_seconds"] < 2, 20.0, running.up.log)
+    assert running.metrics()["millstream_collector_errors_total"] <= errors + 1
+    running.enqueue("ok", 1).result(10)
     running.up.stop()
 
 

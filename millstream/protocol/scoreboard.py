@@ -55,6 +55,7 @@ class Header(IntEnum):
     NAME_LOST = 17  # another supervisor has taken our name
     NOTHING_LEFT = 18  # no job waits, runs or is due
     REDIS_SEEN = 19  # when a round of duties last went well
+    UNCOUNTED = 20  # the number of the error for which maintenance cannot keep what it counts; 0 if it can
 
 
 class Phase(IntEnum):
@@ -111,6 +112,7 @@ class Word:
     RUN_TOKEN = 38  # the delivery's `run`
     LEFT = 39  # when it had settled its last job and began to end; 0 before
     COUNTED = 40  # the run up to which outcomes were settled by the worker itself, and counted
+    UNCOUNTED = 41  # the number of the error for which it cannot keep what it counts; 0 if it can
     # Written by maintenance.
     OUTBOX_SETTLED = 48  # the run number up to which the outbox is settled
     SETTLED = 49  # the incarnation whose remains are settled

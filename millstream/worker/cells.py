@@ -8,12 +8,21 @@ killed. Two processes never have one record at the same time: it is freed when t
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+if TYPE_CHECKING:
+    from millstream.worker.stores import Report
+
+log = structlog.get_logger("millstream.metrics")
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 SUPERVISOR = "s"
@@ -38,17 +47,26 @@ class Metric:
         return self.name.removesuffix("_total")
 
 
-def install(folder: str, owner: str) -> None:
-    """Let this process, and metrics that the application defines from now on, count in the files of *owner*."""
+def install(folder: str, owner: str, tell: Callable[[int], None] = lambda _: None) -> None:
+    """Let this process, and metrics that the application defines from now on, count in the files of *owner*.
+
+    Never fails: what cannot be kept there is logged once and counted in memory that nobody shows; *tell* is then
+    called with the error's number, and with 0 when it can be kept again.
+    """
     global _owner, _pid
     _owner, _pid = owner, os.getpid()
     os.environ[FOLDER] = folder
-    os.makedirs(folder, mode=0o700, exist_ok=True)  # somebody may have emptied the temporary folder: jobs are to run on
+    with contextlib.suppress(OSError):  # then no file can be opened, and that is reported
+        os.makedirs(folder, mode=0o700, exist_ok=True)  # somebody may have emptied the temporary folder
     for stale in Path(folder).glob(f"gauge_live*_{owner}.db"):
         with contextlib.suppress(OSError):
             stale.unlink()  # a live gauge is of the process that set it, and that one is gone
     from prometheus_client import disable_created_metrics, values
 
+    from millstream.worker.stores import Store
+
+    client: Any = values
+    client.MmapedDict = partial(Store, report=reporter(folder, tell))
     if not getattr(values.ValueClass, "of_millstream", False):
         without_created: Any = disable_created_metrics
         without_created()
@@ -56,6 +74,20 @@ def install(folder: str, owner: str) -> None:
         cell = make(process_identifier=_identifier)
         cell.of_millstream = True
         values.ValueClass = cell
+
+
+def reporter(folder: str, tell: Callable[[int], None]) -> Report:
+    """What is done when counts cannot be kept in the folder, or can be again."""
+
+    def report(error: OSError | None) -> None:
+        if error is None:
+            log.info("metrics.kept_again", folder=folder)
+        else:
+            hint = "jobs run on, but are not counted: make room, or see that the folder exists"
+            log.warning("metrics.not_kept", folder=folder, error=str(error), hint=hint)
+        tell(0 if error is None else error.errno or errno.EIO)
+
+    return report
 
 
 def _identifier() -> str:

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 from setproctitle import setproctitle
@@ -36,7 +37,7 @@ def run_worker(spec: WorkerSpec, record: Record, stack_file: int, parent: int, a
     signals = Signals(record)
     _settle_in(spec, signals, stack_file, parent)
     if spec.metrics:  # before the application is imported: the metrics that it defines are to be kept there too
-        cells.install(spec.metrics, str(record.index))
+        cells.install(spec.metrics, str(record.index), partial(record.words.__setitem__, Word.UNCOUNTED))
     try:
         app = app or import_app(spec.app)
         app.connect_to(spec.url, spec.prefix)

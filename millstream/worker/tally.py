@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -54,7 +55,8 @@ class Tally(Uncounted):
         self._exchanges = Histogram(metrics.REDIS_DURATION, "exchange")
         self._cpu_counted = _cpu_seconds()
         self._prepare(Path(spec.metrics, f"prepared-{spec.group}"), known)
-        write_names(spec.metrics, {job.name: job.queue for job in jobs}, str(record.index))
+        with contextlib.suppress(OSError):  # maintenance keeps the names that it has read
+            write_names(spec.metrics, {job.name: job.queue for job in jobs}, str(record.index))
 
     def _prepare(self, mark: Path, known: Mapping[str, Iterable[str]]) -> None:
         """Let every series of the group exist; one worker does it for all, so that files stay small."""
@@ -62,7 +64,8 @@ class Tally(Uncounted):
             for queue, jobs in known.items():
                 self._series.prepare(queue, jobs)
             self._exchanges.prepare()
-            mark.touch()
+            with contextlib.suppress(OSError):  # then another worker lets them exist, too
+                mark.touch()
 
     def note(self, number: int, outcome: Outcome, run: Run | None) -> None:
         self._noted[outcome.ref] = (number, run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -12,7 +13,9 @@ import pytest
 import redis
 
 from millstream import Millstream
-from tests.docs.documents import DOCS, blocks, code, commands, sections
+from millstream.protocol.scoreboard import Phase
+from millstream.supervisor.web import health
+from tests.docs.documents import DOCS, blocks, code, commands, rows, sections
 from tests.support.servers import StartServer
 from tests.support.supervised import ROOT, Supervised
 from tests.support.waiting import wait_until
@@ -89,6 +92,15 @@ def test_every_cause_is_explained() -> None:
     causes = {"error", "timeout", "memory", "crash", "exit", "unknown_job", "malformed", "result", "lease_expired"}
     assert causes <= set(code(SECTIONS["Dead letters grow"]))
     assert not [cause for cause in sorted(causes) if not re.search(rf"[\"']{cause}[\"']", source)]
+
+
+def test_every_reason_of_a_health_check_has_something_to_do() -> None:
+    source = inspect.getsource(health)
+    phases = {phase.name.lower() for phase in Phase if phase is not Phase.RUNNING}
+    reasons = {*re.findall(r'Reason\(\s*"(\w+)"', source), *phases}
+    told = {code(row[0])[0] for row in rows(sections(TEXT)["A health check complains"])}
+    explained = {name for row in rows(sections((DOCS / "metrics.md").read_text())["Health"]) for name in code(row[0])}
+    assert reasons == told == explained
 
 
 def test_the_deployment_document_names_files_that_exist() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 
 import orjson
 
-from millstream.protocol.scoreboard import Cause
+from millstream.protocol.scoreboard import Cause, Header, Scoreboard
 from millstream.protocol.transitions import Kind, Outcome, Verdict
 from millstream.supervisor.endings import Ending
 from millstream.supervisor.plan import Plan
@@ -54,8 +55,9 @@ class Uncounted:
 class Counting(Uncounted):
     """Counts in maintenance's own files."""
 
-    def __init__(self, plan: Plan) -> None:
-        cells.install(plan.metrics, OWNER)
+    def __init__(self, plan: Plan, board: Scoreboard) -> None:
+        board.header[Header.UNCOUNTED] = 0
+        cells.install(plan.metrics, OWNER, partial(board.header.__setitem__, Header.UNCOUNTED))
         self._series = JobSeries()
         self._both = threading.Lock()  # both loops count jobs: a series that each makes for itself would lose counts
         self._busy = {group.name: Counter(metrics.BUSY, group.name) for group in plan.groups}

@@ -24,6 +24,7 @@ from millstream.supervisor.maintenance.counting import Uncounted
 from millstream.supervisor.maintenance.heartbeat import heartbeat
 from millstream.supervisor.maintenance.timed import TimedLink
 from millstream.supervisor.plan import Plan
+from millstream.worker.names import read_names
 
 log = structlog.get_logger("millstream.maintenance")
 
@@ -76,6 +77,7 @@ class Duties:
         self._clock: float | None = None  # the server's clock (s) minus ours, at the last sweep
         self._swept = 0.0
         self._facts_lost = False
+        self._registered: dict[str, str] = {}
         self._timers: dict[str, float] = {}
 
     def run(self) -> None:
@@ -253,8 +255,9 @@ class Duties:
 
     def _collect_facts(self) -> None:
         """Leave for the web child what metrics and health checks say of queues: it does not ask Redis itself."""
+        self._registered = read_names(self._plan.metrics) or self._registered
         try:
-            facts.collect(self._link, self._plan)
+            facts.collect(self._link, self._plan, self._registered)
         except OSError as error:  # a full disk: the age of the facts tells; no duty is to suffer for it
             self._counts.collector_failed()
             if not self._facts_lost:

@@ -20,7 +20,6 @@ from millstream.protocol.keys import QueueKeys
 from millstream.protocol.link import Link
 from millstream.supervisor.plan import Plan
 from millstream.worker.metrics import ARRIVALS, UNKNOWN
-from millstream.worker.names import read_names
 
 EVERY = 3.0
 """Seconds between two collections."""
@@ -34,8 +33,11 @@ MOST = 1000
 FILE = "facts.json"
 
 
-def collect(link: Link, plan: Plan) -> None:
-    """Ask Redis and replace the file. Raises :class:`Unavailable`, :class:`OSError`."""
+def collect(link: Link, plan: Plan, registered: Mapping[str, str]) -> None:
+    """Ask Redis and replace the file; *registered* has the queue of each job.
+
+    Raises :class:`Unavailable`, :class:`OSError`.
+    """
     began = time.monotonic()
     own = plan.queue_keys
     served = {keys.queue for keys in own}
@@ -43,7 +45,6 @@ def collect(link: Link, plan: Plan) -> None:
     queues: list[dict[str, Any]] = []
     for start in range(0, len(found), AT_ONCE):
         queues += _count(link, found[start : start + AT_ONCE])
-    registered = read_names(plan.metrics)
     alive = [host for host in hosts(link, plan.keys) if host.alive]
     facts = {
         "at": time.time(),

@@ -25,7 +25,7 @@ def run_maintenance(plan: Plan, board: Scoreboard, wake: int, parent: int) -> in
     setproctitle("millstream: maintenance")
     structlog.contextvars.bind_contextvars(pid=os.getpid())
 
-    counts = Counting(plan) if plan.metrics else Uncounted()
+    counts = Counting(plan, board) if plan.metrics else Uncounted()
     duties = Duties(plan, board, counts)
     thread = threading.Thread(target=duties.run, name="duties", daemon=True)
     thread.start()

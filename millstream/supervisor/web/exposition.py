@@ -38,13 +38,13 @@ class Exposition:
 
     def _handlers_gauges(self) -> str:
         """The gauges of the application; live ones only of processes that live."""
-        files = [path for path in sorted(Path(self._plan.metrics).glob("gauge_*.db")) if self._counts(path)]
-        if not files:
-            return ""
         from prometheus_client import generate_latest, multiprocess
 
         merge: Any = multiprocess.MultiProcessCollector.merge
         try:
+            files = [path for path in sorted(Path(self._plan.metrics).glob("gauge_*.db")) if self._counts(path)]
+            if not files:
+                return ""
             metrics = list(merge([str(path) for path in files]))
         except (OSError, ValueError, RuntimeError) as error:
             log.warning("web.gauges_unreadable", error=str(error))
@@ -52,7 +52,12 @@ class Exposition:
         return generate_latest(_Collected(metrics)).decode()
 
     def _counts(self, path: Path) -> bool:
-        """Whether a file of gauges is to be shown: a live one is of the process that has its record."""
+        """Whether a file of gauges is to be shown: a live one is of the process that has its record.
+
+        One that is empty has just been made, or nothing fits on its disk. Raises :class:`OSError`.
+        """
+        if not path.stat().st_size:
+            return False
         _, mode, owner = path.stem.split("_", 2)
         if not mode.startswith("live") or not owner.isdecimal():
             return True

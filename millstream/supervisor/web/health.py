@@ -6,6 +6,7 @@ workers are doing.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,7 +68,13 @@ class Report:
 
 def healthy(plan: Plan, board: Scoreboard, facts: Snapshot) -> Report:
     """Whether the process tree is sane."""
-    reasons = [*_processes(plan, board), *_groups(plan, board), *_redis(board, fatal=False), *_backlog(plan, facts)]
+    reasons = [
+        *_processes(plan, board),
+        *_groups(plan, board),
+        *_redis(board, fatal=False),
+        *_backlog(plan, facts),
+        *_metrics(plan, board),
+    ]
     if any(reason.fatal for reason in reasons):
         return Report(Status.UNHEALTHY, reasons)
     return Report(Status.DEGRADED if reasons else Status.OK, reasons)
@@ -121,6 +128,28 @@ def _backlog(plan: Plan, facts: Snapshot) -> Iterator[Reason]:
             yield Reason(
                 "backlog", f"the oldest job in queue {name} waits for {age:.0f} s, more than {limit:g} s", False
             )
+
+
+def _metrics(plan: Plan, board: Scoreboard) -> Iterator[Reason]:
+    """Jobs run on where they cannot be counted: on a full disk, or where somebody has emptied the temporary folder."""
+    workers = [record for record in board.in_state(RecordState.ALIVE) if record.words[Word.READY]]
+    codes = [board.header[Header.UNCOUNTED], *(record.words[Word.UNCOUNTED] for record in workers)]
+    lost = [code for code in codes if code]
+    if lost:
+        yield Reason(
+            "metrics",
+            f"{len(lost)} of {len(codes)} processes cannot count in {plan.metrics}: {os.strerror(lost[0])}",
+            False,
+        )
+        return
+    counting = [str(record.index) for record in workers]
+    if board.header[Header.MAINTENANCE_TICK]:
+        counting.append("m")
+    gone = [owner for owner in counting if not os.path.exists(os.path.join(plan.metrics, f"counter_{owner}.db"))]
+    if gone:
+        yield Reason(
+            "metrics", f"the files of {len(gone)} of {len(counting)} processes are gone from {plan.metrics}", False
+        )
 
 
 def _phase(board: Scoreboard) -> Iterator[Reason]:

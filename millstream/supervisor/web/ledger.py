@@ -30,7 +30,9 @@ _INTEGER = struct.Struct("=i")
 class _File:
     """One file: mapped once, and again when it has grown."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, inode: int) -> None:
+        self.inode = inode
+        self.segments = 0
         self._path = path
         self._map: mmap.mmap | None = None
         self._used = _HEAD
@@ -96,7 +98,6 @@ class Ledger:
         self._folder = Path(folder)
         self._files: dict[str, _File] = {}
         self._segments: list[tuple[_File, int]] = []
-        self._counts: dict[str, int] = {}
         self._families: dict[tuple[str, str], _Family] = {}
         self._length = 0
         self._plans: dict[tuple[str, str], _Rendering] = {}
@@ -109,23 +110,27 @@ class Ledger:
 
     def _look_for_more(self) -> None:
         changed: set[tuple[str, str]] = set()
-        for name in self._names():
-            kind = name.partition("_")[0]
-            file = self._files.setdefault(name, _File(self._folder / name))
+        for name, inode in self._found():
+            file = self._files.get(name)
+            if file is None or file.inode != inode:
+                # A second one of its name: the first was removed. What we have mapped of it was counted all the same.
+                file = self._files[name] = _File(self._folder / name, inode)
             keys = file.new_keys()
             if keys:
-                changed |= self._take(kind, keys)
-                self._segments.append((file, self._counts.get(name, 0)))
-                self._counts[name] = self._counts.get(name, 0) + 1
+                changed |= self._take(name.partition("_")[0], keys)
+                self._segments.append((file, file.segments))
+                file.segments += 1
         for key in changed:
             self._plans[key] = _Rendering(self._families[key])
 
-    def _names(self) -> Iterator[str]:
+    def _found(self) -> list[tuple[str, int]]:
+        """The names and inodes of the files that are there."""
         try:
-            names = [name for name in os.listdir(self._folder) if name.endswith(".db")]
+            with os.scandir(self._folder) as entries:
+                found = [(entry.name, entry.inode()) for entry in entries if entry.name.endswith(".db")]
         except FileNotFoundError:  # somebody has emptied the temporary folder: what is mapped still counts
-            names = []
-        return (name for name in sorted(names) if name.startswith(KINDS))
+            found = []
+        return sorted((name, inode) for name, inode in found if name.startswith(KINDS))
 
     def _take(self, kind: str, keys: Iterable[str]) -> set[tuple[str, str]]:
         """Give each value of a new segment its place; returns which metrics have new values."""

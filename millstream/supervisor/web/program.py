@@ -39,7 +39,6 @@ def run_web(plan: Plan, board: Scoreboard, parent: int) -> int:
 
     listener = _listen(plan.bind, parent)
     address = address_of(listener)
-    Path(plan.metrics, ADDRESS).write_text(address)
     log.info("web.listening", address=address)
     config = uvicorn.Config(
         make_app(plan, board),
@@ -52,7 +51,7 @@ def run_web(plan: Plan, board: Scoreboard, parent: int) -> int:
         limit_concurrency=100,
         timeout_keep_alive=30,
     )
-    asyncio.run(_serve(Server(config), listener, parent))
+    asyncio.run(_serve(Server(config), listener, parent, Path(plan.metrics, ADDRESS)))
     return 0
 
 
@@ -64,12 +63,21 @@ class Server(uvicorn.Server):
         yield
 
 
-async def _serve(server: Server, listener: socket.socket, parent: int) -> None:
+async def _serve(server: Server, listener: socket.socket, parent: int, place: Path) -> None:
     serving = asyncio.create_task(server.serve(sockets=[listener]))
+    address = address_of(listener)
     while os.getppid() == parent and not serving.done():
+        _say_where(place, address)
         await asyncio.wait({serving}, timeout=ORPHANED)
     server.should_exit = True
     await serving
+
+
+def _say_where(place: Path, address: str) -> None:
+    """Leave the address where `millstream healthcheck` looks for it, again where somebody has removed it."""
+    with contextlib.suppress(OSError):  # a full disk, or the folder is gone; /healthz tells
+        if not place.exists() or place.read_text() != address:
+            place.write_text(address)
 
 
 def _listen(bind: str, parent: int) -> socket.socket:

@@ -88,6 +88,7 @@ class Mill:
     def __init__(self, up: Supervised) -> None:
         self.up = up
         self.app = Millstream(redis_url=up.redis_url, prefix=up.prefix)
+        self.jobs = 0
 
     @property
     def address(self) -> str:
@@ -141,6 +142,7 @@ class Mill:
 
     def enqueue(self, name: str, *args: object) -> Any:
         """Enqueue a job."""
+        self.jobs += 1
         return self.app.enqueue(name, *args, queue="a" if name == "ok" else "b")
 
     def folder(self) -> Path:

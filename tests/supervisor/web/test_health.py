@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 
@@ -114,6 +115,37 @@ def test_an_old_backlog_is_degraded(mill: StartMill, threshold: str) -> None:
     (running.up.folder / "go").touch()
     wait_for(running, "/healthz", 200)
     running.up.stop()
+
+
+def test_where_nothing_can_be_kept_jobs_run_on(mill: StartMill) -> None:
+    """A disk that is full for new files, as a limit has it: said once, shown, and over when there is room again."""
+    running = mill()
+    running.enqueue("ok", 1).result(10)
+    running.wait_finished("ok", "completed", 1)
+    unlimited = resource.prlimit(running.up.pid, resource.RLIMIT_FSIZE, (16 * 1024, resource.RLIM_INFINITY))
+    for pid in (*running.up.workers(), running.up.maintenance()):
+        os.kill(pid or 0, signal.SIGKILL)
+    running.up.wait_log("metrics.not_kept")  # only the worker's: the next maintenance has its predecessor's files
+    for number in range(20):
+        running.enqueue("ok", number).result(10)
+    wait_for(running, "/healthz", 200, "metrics")
+    assert "1 of 2 processes cannot count" in running.get("/healthz").text
+    assert running.up.log().count("metrics.not_kept") == 1, "once"
+    assert running.finished("ok", "completed") == 1
+
+    (worker,), maintenance = running.up.workers(), running.up.maintenance()
+    for pid in (running.up.pid, worker, maintenance):
+        resource.prlimit(pid or 0, resource.RLIMIT_FSIZE, unlimited)
+    wait_until(lambda: _ok_again(running), 40.0, running.up.log)
+    running.wait_finished("ok", "completed", running.jobs, timeout=20)
+    assert running.up.workers() == [worker]
+    running.up.stop()
+
+
+def _ok_again(running: Mill) -> bool:
+    """Whether all counts are kept; a process finds out when it counts."""
+    running.enqueue("ok", 1).result(10)
+    return not running.get("/healthz").reasons()
 
 
 def test_a_taken_address_stops_nothing(mill: StartMill) -> None:

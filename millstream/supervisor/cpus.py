@@ -41,9 +41,16 @@ def _folders(root: Path, own: Path) -> Iterator[Path]:
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
-        top = root / controllers if controllers else root
+        top = _mount(root, controllers)
         group = top / path.lstrip("/")
         yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(top))
+
+
+def _mount(root: Path, controllers: str) -> Path:
+    """Where a hierarchy is mounted: version 2 at the root; version 1 below its controllers, in whichever order."""
+    if not controllers:
+        return root
+    return next((root / name for name in (controllers, "cpu,cpuacct", "cpu") if (root / name).is_dir()), root)
 
 
 def _limit(folder: Path) -> float | None:

@@ -335,7 +335,59 @@ class TestCpus:
         assert cpu_quota(tmp_path, tmp_path / "own") == quota
         assert cpus(tmp_path, tmp_path / "own") == min(math.ceil(quota), cpus(tmp_path, tmp_path / "none"))
 
-    def test_version_1(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("limit", "count"),
+        [
+            ("50000 100000", 1),
+            ("100000 100000", 1),
+            ("100001 100000", 2),
+            ("150000 100000", 2),
+            ("25000 10000", 3),
+            ("max 100000", 8),
+            ("900000 100000", 8),
+            ("", 8),
+            ("many", 8),
+        ],
+    )
+    def test_a_part_of_a_cpu_counts_as_one_and_the_affinity_binds_too(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, count: int
+    ) -> None:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+        (tmp_path / "own").write_text("0::/\n")
+        (tmp_path / "cpu.max").write_text(limit)
+        assert cpus(tmp_path, tmp_path / "own") == count
+
+    @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+    def test_a_real_affinity(self, tmp_path: Path) -> None:
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, [min(before)])
+        try:
+            assert cpus(tmp_path, tmp_path / "none") == 1
+        finally:
+            os.sched_setaffinity(0, before)
+
+    @pytest.mark.parametrize("tight", ["kubepods", "kubepods/pod", "kubepods/pod/container"])
+    def test_the_tightest_of_nested_groups_binds(self, tmp_path: Path, tight: str) -> None:
+        (tmp_path / "kubepods/pod/container").mkdir(parents=True)
+        for folder in ("kubepods", "kubepods/pod", "kubepods/pod/container"):
+            (tmp_path / folder / "cpu.max").write_text("120000 100000" if folder == tight else "300000 100000")
+        (tmp_path / "own").write_text("0::/kubepods/pod/container\n")
+        assert cpu_quota(tmp_path, tmp_path / "own") == 1.2
+
+    @pytest.mark.parametrize(
+        ("controllers", "mount"),
+        [("cpu,cpuacct", "cpu,cpuacct"), ("cpuacct,cpu", "cpu,cpuacct"), ("cpu", "cpu"), ("cpuacct,cpu", "cpu")],
+    )
+    @pytest.mark.parametrize("inside", ["", "pod", "pod/container"])
+    def test_version_1(self, tmp_path: Path, controllers: str, mount: str, inside: str) -> None:
+        (tmp_path / mount / "pod/container").mkdir(parents=True)
+        for folder in ("", "pod", "pod/container"):
+            (tmp_path / mount / folder / "cpu.cfs_quota_us").write_text("150000\n" if folder == inside else "-1\n")
+            (tmp_path / mount / folder / "cpu.cfs_period_us").write_text("100000\n")
+        (tmp_path / "own").write_text(f"4:memory:/x\n3:{controllers}:/pod/container\n2:cpuset:/\n0::/\n")
+        assert cpu_quota(tmp_path, tmp_path / "own") == 1.5
+
+    def test_version_1_where_only_the_root_of_the_mount_is_ours(self, tmp_path: Path) -> None:
         folder = tmp_path / "cpu,cpuacct"
         folder.mkdir()
         (folder / "cpu.cfs_quota_us").write_text("200000\n")

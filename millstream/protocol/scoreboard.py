@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from enum import IntEnum
 
 MAGIC = 0x4D494C4C53545231  # "MILLSTR1"
-LAYOUT = 1
+LAYOUT = 2
 
-HEADER_BYTES = 4096
+HEADER_BYTES = 8192
 RECORD_BYTES = 65536
 WORDS = 64
 
@@ -56,6 +56,9 @@ class Header(IntEnum):
     NOTHING_LEFT = 18  # no job waits, runs or is due
     REDIS_SEEN = 19  # when a round of duties last went well
     UNCOUNTED = 20  # the number of the error for which maintenance cannot keep what it counts; 0 if it can
+    BACKLOG_AT = 21  # when it was asked for the backlogs that the words below hold
+    BACKLOG = RESTART_AT + MAX_GROUPS  # for each group that may grow: how many jobs its workers could fetch now
+    BACKLOG_AGE = BACKLOG + MAX_GROUPS  # likewise: for how long (ns) the oldest of them had waited
 
 
 class Phase(IntEnum):

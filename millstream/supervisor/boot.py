@@ -21,7 +21,7 @@ from millstream.protocol.keys import Keys
 from millstream.protocol.link import Link
 from millstream.supervisor import embedded, logs
 from millstream.supervisor.children import fork
-from millstream.supervisor.config import Range, Settings
+from millstream.supervisor.config import Settings
 from millstream.supervisor.identity import Identity, identify, runtime_path
 from millstream.supervisor.maintenance.heartbeat import identity as identity_of
 from millstream.supervisor.master import Supervisor
@@ -78,9 +78,6 @@ def _warn_of_what_is_not_used(settings: Settings) -> None:
     for name, group in settings.workers.items():
         if group.concurrency > 1:
             log.warning("config.not_used", key=f"workers.{name}.concurrency", hint="async jobs run one at a time")
-        if isinstance(group.processes, Range):
-            hint = f"the group has {group.processes.min} processes; TTIN and TTOU change that"
-            log.warning("config.not_used", key=f"workers.{name}.processes.max", hint=hint)
 
 
 def _claim(settings: Settings, queues: tuple[str, ...], folder: MetricsFolder | None, *, burst: bool) -> Plan:

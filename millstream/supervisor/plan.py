@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from millstream.protocol.keys import Keys, QueueKeys
-from millstream.supervisor.config import Group, Settings, processes
+from millstream.supervisor.config import Group, Settings, bounds
 from millstream.supervisor.cpus import cpus
 from millstream.supervisor.identity import Identity
 from millstream.worker.spec import WorkerSpec
@@ -21,7 +21,8 @@ class GroupPlan:
     index: int
     name: str
     queues: tuple[str, ...]
-    processes: int
+    processes: int  # at the start, and at least
+    most: int  # the same where the number is fixed
     drain_timeout: float
     memory_limit: int | None
     crash_limit: int
@@ -72,9 +73,14 @@ class Plan:
         return [self.keys.queue(queue) for queue in self.queues]
 
     @property
+    def scaled(self) -> tuple[GroupPlan, ...]:
+        """The groups whose number of processes follows their backlog."""
+        return tuple(group for group in self.groups if group.processes < group.most)
+
+    @property
     def records(self) -> int:
         """How many records the scoreboard needs."""
-        return 2 * sum(group.processes for group in self.groups) + SPARE_RECORDS
+        return 2 * sum(group.most for group in self.groups) + SPARE_RECORDS
 
 
 def make_plan(
@@ -112,7 +118,7 @@ def make_plan(
 def _group_plan(
     index: int, group: Group, settings: Settings, identity: Identity, app_queues: tuple[str, ...], metrics: str
 ) -> GroupPlan:
-    own, count = settings.supervisor, processes(group)
+    own, (least, most) = settings.supervisor, bounds(group)
     queues = group.queues or app_queues
     worker = WorkerSpec(
         url=settings.location.url,
@@ -131,14 +137,15 @@ def _group_plan(
         max_jobs=group.max_jobs,
         max_age=group.max_age,
         max_rss=group.max_rss,
-        env=_environment(group, count),
+        env=_environment(group, most),
         metrics=metrics,
     )
     return GroupPlan(
         index=index,
         name=group.name,
         queues=queues,
-        processes=count,
+        processes=least,
+        most=most,
         drain_timeout=own.drain_timeout if group.drain_timeout is None else group.drain_timeout,
         memory_limit=group.memory_limit,
         crash_limit=group.crash_limit,

@@ -39,6 +39,11 @@ class Process:
     def idle(self) -> bool:
         return bool(self.record.words[Word.IDLE])
 
+    @property
+    def busy(self) -> bool:
+        """Whether it works through a batch, or settles one. One that is not need not idle: it may be paused."""
+        return bool(self.record.words[Word.HELD_LENGTH])
+
     def signal(self, number: int) -> None:
         """Send a signal to the process. It was not reaped yet, so the pid is still its own."""
         os.kill(self.pid, number)
@@ -124,3 +129,8 @@ class Slot:
     @property
     def name(self) -> str:
         return f"{self.group}/{self.number}"
+
+    @property
+    def busy(self) -> bool:
+        """Whether it is filled, and with a process that is busy."""
+        return self.process is not None and self.process.busy

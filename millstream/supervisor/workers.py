@@ -17,6 +17,7 @@ from millstream.supervisor.endings import Ending
 from millstream.supervisor.plan import GroupPlan, Plan
 from millstream.supervisor.restart import HEALTHY, Backoff, RestartIntensity
 from millstream.supervisor.slot import Process, Slot
+from millstream.supervisor.targets import Targets
 
 log = structlog.get_logger("millstream.supervisor")
 
@@ -40,7 +41,7 @@ class Workers:
         self._forget = forget
         self._slots: list[Slot] = []
         self._groups = {group.name: group for group in plan.groups}
-        self._targets = {group.name: group.processes for group in plan.groups}
+        self._targets = Targets(plan, board)
         self._intensity = {
             group.name: RestartIntensity(plan.restart_intensity, plan.restart_period) for group in plan.groups
         }
@@ -86,8 +87,7 @@ class Workers:
 
     def change_count(self, by: int) -> None:
         """So many workers more (or fewer) in every group, but never none."""
-        for name in self._targets:
-            self._targets[name] = max(1, self._targets[name] + by)
+        self._targets.shift(by, time.monotonic())
 
     def kill_all(self) -> None:
         """Kill every worker with its subprocesses; their jobs go back uncounted."""
@@ -101,6 +101,8 @@ class Workers:
         """Fill, add and retire slots until each group has what it should have."""
         for group in self._plan.groups:
             self._judge_intensity(group, now)
+            judged = self._order is Order.WORK and group.name not in self._degraded
+            self._targets.follow(group, self._slots_of(group) if judged else None, now)
             self._match_target(group)
             self._publish(group, now)
             for slot in self._slots_of(group):
@@ -112,7 +114,7 @@ class Workers:
         """Say in the scoreboard what only we know of a group."""
         header = self._board.header
         waiting = [slot.not_before for slot in self._slots_of(group) if slot.process is None and slot.not_before > now]
-        header[Header.TARGETS + group.index] = self._targets[group.name]
+        header[Header.TARGETS + group.index] = self._targets.of(group)
         header[Header.DEGRADED + group.index] = int(group.name in self._degraded)
         header[Header.RESTART_AT + group.index] = int(max(waiting, default=0.0) * 1e9)
 
@@ -143,9 +145,10 @@ class Workers:
             log.info("group.recovered", group=group.name)
 
     def _match_target(self, group: GroupPlan) -> None:
-        target = self._targets[group.name]
-        staying = sorted((slot for slot in self._slots_of(group) if not slot.retiring), key=lambda slot: slot.number)
-        for slot in staying[target:]:
+        target = self._targets.of(group)
+        staying = [slot for slot in self._slots_of(group) if not slot.retiring]
+        # Whoever has nothing to do leaves first, so that nobody waits for what it would have to give back.
+        for slot in sorted(staying, key=lambda slot: (not slot.busy, slot.process is None, slot.number))[target:]:
             slot.retiring = True
             if slot.process is not None:
                 slot.process.order(Order.DRAIN)

@@ -11,7 +11,7 @@ import pytest
 
 from millstream.protocol.errors import ConfigError
 from millstream.protocol.location import MAX_SOCKET_PATH, locate, socket_path
-from millstream.supervisor.config import Range, Settings, describe, load, processes
+from millstream.supervisor.config import Range, Settings, bounds, describe, load
 from millstream.supervisor.cpus import cpu_quota, cpus
 
 EXAMPLE = """
@@ -94,18 +94,18 @@ def test_variables_override_the_file_and_flags_override_variables(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("written", "expected", "starting"),
+    ("written", "expected", "least_and_most"),
     [
-        ("4", 4, 4),
-        ('"auto"', "auto", cpus()),
-        ("{ min = 2, max = 8 }", Range(2, 8), 2),
-        ("{ max = 3 }", Range(1, 3), 1),
+        ("4", 4, (4, 4)),
+        ('"auto"', "auto", (cpus(), cpus())),
+        ("{ min = 2, max = 8 }", Range(2, 8), (2, 8)),
+        ("{ max = 3 }", Range(1, 3), (1, 3)),
     ],
 )
-def test_numbers_of_processes(tmp_path: Path, written: str, expected: object, starting: int) -> None:
+def test_numbers_of_processes(tmp_path: Path, written: str, expected: object, least_and_most: tuple[int, int]) -> None:
     settings = loaded(tmp_path, f"[workers.a]\nqueues = ['q']\nprocesses = {written}")
     assert settings.workers["a"].processes == expected
-    assert processes(settings.workers["a"]) == starting
+    assert bounds(settings.workers["a"]) == least_and_most
 
 
 def test_a_table_of_queues_gives_weights_and_order(tmp_path: Path) -> None:

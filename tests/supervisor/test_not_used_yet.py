@@ -19,7 +19,7 @@ def nothing() -> None:
 TOML = """
 [workers.default]
 queues = ["default"]
-processes = { min = 1, max = 3 }
+processes = 1
 concurrency = 4
 """
 
@@ -27,7 +27,6 @@ concurrency = 4
 def test_settings_without_effect_are_named(supervise: Callable[..., Supervised]) -> None:
     log = supervise(APP, TOML).log()
     assert "workers.default.concurrency" in log
-    assert "workers.default.processes.max" in log
 
 
 def test_others_are_not(supervise: Callable[..., Supervised]) -> None:

@@ -11,7 +11,7 @@ from millstream.supervisor.cli.options import Globals, global_options
 from millstream.supervisor.cli.output import Column, print_fields, print_rows
 from millstream.supervisor.cli.session import Session
 from millstream.supervisor.cli.wording import plural
-from millstream.supervisor.config import Settings, describe, processes
+from millstream.supervisor.config import Range, Settings, bounds, describe
 
 ENDLESS = "one that hangs holds its worker for ever"
 
@@ -39,8 +39,15 @@ def check(options: Globals) -> None:
 
 
 def _worded(group: dict[str, Any]) -> str:
-    count = plural(group["processes"], "process", "processes")
+    number = group["processes"]
+    ranged = isinstance(number, dict)
+    count = f"{number['min']} to {number['max']} processes" if ranged else plural(number, "process", "processes")
     return f"{group['name']}: {count}, queues {', '.join(group['queues']) or 'none'}"
+
+
+def _number(processes: Range) -> int | dict[str, int]:
+    """As it is configured: one number, or both bounds."""
+    return processes.min if processes.min == processes.max else processes._asdict()
 
 
 def _findings(settings: Settings, app: Millstream) -> dict[str, Any]:
@@ -50,7 +57,7 @@ def _findings(settings: Settings, app: Millstream) -> dict[str, Any]:
     groups = [
         {
             "name": group.name,
-            "processes": processes(group),
+            "processes": _number(bounds(group)),
             "queues": list(group.queues) or app.registry.queues,
             "timeout": group.timeout,
         }

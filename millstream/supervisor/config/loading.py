@@ -60,8 +60,9 @@ def _located(settings: Settings, file: Path | None, environ: Mapping[str, str], 
     return location if location.embedded else replace(location, source=settings._layers.origin(("redis_url",)))
 
 
-def processes(group: Group) -> int:
-    """How many processes a group starts with; the lower bound of a range, the usable CPUs for "auto"."""
-    if group.processes == "auto":
-        return cpus()
-    return group.processes.min if isinstance(group.processes, Range) else group.processes
+def bounds(group: Group) -> Range:
+    """Between which numbers of processes a group stays: one number twice, unless it may follow its backlog."""
+    if isinstance(group.processes, Range):
+        return group.processes
+    count = cpus() if group.processes == "auto" else group.processes
+    return Range(count, count)

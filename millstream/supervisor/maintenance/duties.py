@@ -19,7 +19,7 @@ from millstream.protocol.errors import MillstreamError, Unavailable
 from millstream.protocol.keys import SCHEMA, STREAMS, QueueKeys
 from millstream.protocol.link import Link, NoGroup
 from millstream.protocol.scoreboard import Header, RecordState, Scoreboard, Word
-from millstream.supervisor.maintenance import facts
+from millstream.supervisor.maintenance import backlog, facts
 from millstream.supervisor.maintenance.counting import Uncounted
 from millstream.supervisor.maintenance.heartbeat import heartbeat
 from millstream.supervisor.maintenance.timed import TimedLink
@@ -88,6 +88,7 @@ class Duties:
                 self._every("beat", min(BEAT, self._plan.lease / 4), self._beat)
                 self._promote()
                 self._every("recover", self._recovery_interval(), self._recover)
+                self._every("backlog", backlog.EVERY, self._count_backlog) if self._plan.scaled else None
                 self._every("resume", 1.0, self._resume)
                 self._every("prune", PRUNE_EVERY, self._prune)
                 self._every("left", 0.2, self._look_for_work) if self._plan.burst else None
@@ -268,6 +269,10 @@ class Duties:
             raise
         else:
             self._facts_lost = False
+
+    def _count_backlog(self) -> None:
+        """Tell the supervisor what waits for the groups that may grow."""
+        backlog.publish(self._link, self._plan, self._board)
 
     def _listen(self) -> None:
         """Wait for messages, for the next due job, or for a second."""

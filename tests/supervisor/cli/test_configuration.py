@@ -26,6 +26,13 @@ class TestConfiguration:
         assert "group 'other' has timeout = 0" in err
         assert json.loads(out)["groups"] == [{"name": "other", "processes": 1, "queues": ["another"], "timeout": 0}]
 
+    def test_check_shows_both_bounds_of_a_group(self, cli: Cli, project: Path) -> None:
+        with (project / "millstream.toml").open("a") as file:
+            file.write('[workers.other]\nqueues = ["q"]\nprocesses = { max = 4 }\n')
+        assert "other: 1 to 4 processes, queues q" in cli("check")[1]
+        _, out, _ = cli("check", "--json")
+        assert json.loads(out)["groups"][0]["processes"] == {"min": 1, "max": 4}
+
     def test_all_problems_at_once(self, cli: Cli, project: Path) -> None:
         (project / "millstream.toml").write_text('appp = "x"\n[workers.a]\nprocesses = "many"\n')
         code, _, err = cli("check")

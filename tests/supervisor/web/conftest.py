@@ -165,7 +165,7 @@ def mill(supervise: Callable[..., Supervised], tmp_path: Path) -> Iterator[Start
 
     def start(
         *,
-        processes: int = 1,
+        processes: int | str = 1,
         web: str = "",
         supervisor: str = "",
         app: str = APP,

@@ -59,6 +59,20 @@ def test_series_exist_before_the_first_event(mill: StartMill) -> None:
     running.up.stop()
 
 
+def test_the_target_is_the_current_one(mill: StartMill) -> None:
+    running = mill(processes="{ min = 1, max = 3 }")
+    target = 'millstream_workers_target{group="default"}'
+    assert running.metrics()[target] == 1
+    gates = [running.enqueue("until", f"gate{number}") for number in range(9)]
+    running.wait_metric(target, 3)
+    running.wait_metric('millstream_workers{group="default",state="busy"}', 3)
+    assert running.get("/healthz").json() == {"status": "ok", "reasons": []}
+    for number, gate in enumerate(gates):
+        (running.up.folder / f"gate{number}").touch()
+        gate.result(10)
+    running.up.stop()
+
+
 def test_lint(mill: StartMill) -> None:
     if shutil.which("promtool") is None:
         pytest.skip("no promtool on this machine (Debian package prometheus)")

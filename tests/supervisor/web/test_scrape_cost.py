@@ -51,7 +51,7 @@ for worker in range(workers):
 def plan_of(folder: Path) -> Plan:
     queues = tuple(f"queue{number}" for number in range(QUEUES))
     spec = WorkerSpec("unix:///nowhere", "t00000000:", "i-1", "g", 0, 1, "x:app", queues)
-    group = GroupPlan(0, "g", queues, WORKERS, 25.0, None, 3, 10.0, spec)
+    group = GroupPlan(0, "g", queues, WORKERS, WORKERS, 25.0, None, 3, 10.0, spec)
     own = Identity("i", "i-1", "", "", 0)
     return Plan(
         "x:app",

@@ -14,6 +14,7 @@ import pytest
 from millstream.protocol import control
 from millstream.protocol.app import Millstream
 from millstream.supervisor import scaling
+from millstream.supervisor.maintenance import backlog
 from tests.lifecycle import program
 from tests.lifecycle.conftest import PROGRAM, Mill, config, with_workers
 from tests.support.proxy import Proxy
@@ -116,8 +117,10 @@ def test_who_is_busy_stays_and_who_idles_leaves(scaled: StartScaled) -> None:
     running.wait_for("end", count=100)
     gate = program.until.enqueue("gate", "go")
     busy = int(running.wait_for("start", "gate")[0].split()[2])
-    wait_for_workers(running, 2)  # two would have to idle for half of their time: one is busy, so it stays at 2
-    stays(lambda: len(running.up.workers()) == 2, 2 * CALM)
+    wait_for_workers(running, 2)
+    left = steps(running)[2:]
+    assert left == [(3, 2)], "and not one more: the other one could not be busy for half of its time only"
+    stays(lambda: len(running.up.workers()) == 2 and steps(running)[2:] == left, 2 * CALM)
     assert busy in running.up.workers()
     running.touch("go")
     assert gate.result(5) == "gate"
@@ -205,6 +208,7 @@ def test_nothing_changes_while_redis_is_away(scaled: StartScaled, proxy: Proxy) 
     wait_for_workers(running, 2)
     running.wait_for("end", count=60)
     wait_until(lambda: running.counters().get("completed") == 60, 5.0)
+    stays(lambda: steps(running) == [(1, 2)], 2 * backlog.EVERY, "and it is seen that nothing waits")
     proxy.refuse()
     stays(lambda: steps(running) == [(1, 2)], calm + 1.0)
     proxy.resume()

@@ -165,15 +165,21 @@ def test_a_backlog_ends_the_calm() -> None:
 
 
 @pytest.mark.parametrize("busy", [0, 4])
-def test_nothing_changes_while_nothing_is_known(busy: int) -> None:
+@pytest.mark.parametrize("known", [True, False])
+def test_nothing_changes_on_old_news_or_none(busy: int, known: bool) -> None:
     """Redis or maintenance is away, or the supervisor said that this is no time for it."""
     scale = Scale(1, 8)
     scale.target = 4
     for tick in range(round(2 * CALM / TICK)):
         now = tick * TICK
-        assert scale.look(load(4, busy, busy, now=now, age=STALE + 0.1), now) is None
-        assert scale.look(None, now) is None
+        assert scale.look(load(4, busy, busy, now=now, age=STALE + 0.1) if known else None, now) is None
     assert scale.target == 4
+
+
+def test_the_time_in_which_nobody_was_ready_is_no_hard_work() -> None:
+    scale = Scale(1, 8)
+    assert looked(scale, 10.0, 0, 0, 100) == []
+    assert looked(scale, GROW_AFTER - TICK, 1, 1, 100, start=10.1) == []
 
 
 def test_what_was_seen_before_an_outage_does_not_count_after_it() -> None:

@@ -12,10 +12,13 @@ import pytest
 
 from millstream.protocol import scoreboard
 from millstream.protocol.scoreboard import (
+    HEADER_BYTES,
     HELD_BYTES,
+    MAX_GROUPS,
     OUTBOX_BYTES,
     OUTCOME_HEAD,
     WORDS,
+    Header,
     Record,
     RecordState,
     Scoreboard,
@@ -48,6 +51,14 @@ def test_no_two_fields_share_a_word() -> None:
     assert WORDS * 8 <= scoreboard.ID_AT
     assert scoreboard.OUTBOX_AT + OUTBOX_BYTES <= scoreboard.RECORD_BYTES
     assert HELD_BYTES >= 300 * 22, "room for the longest references of the largest delivery"
+
+
+def test_no_two_words_of_the_header_are_the_same() -> None:
+    assert len(Header) == len(Header.__members__), "no alias"
+    rows = [Header.TARGETS, Header.DEGRADED, Header.RESTART_AT, Header.BACKLOG, Header.BACKLOG_AGE]
+    in_rows = [row + group for row in rows for group in range(MAX_GROUPS)]
+    assert len({*in_rows, *Header}) == len(in_rows) + len(Header) - len(rows)
+    assert max(in_rows) < HEADER_BYTES // 8
 
 
 def test_records_do_not_touch_each_other(board: Scoreboard) -> None:

@@ -309,6 +309,14 @@ class Scoreboard:
         board.header[Header.RECORDS] = records
         return board
 
+    @classmethod
+    def extend(cls, descriptor: int, records: int) -> Scoreboard:
+        """Make room for more records in a scoreboard that is in use; who has mapped less of it sees less."""
+        os.ftruncate(descriptor, HEADER_BYTES + records * RECORD_BYTES)
+        board = cls(descriptor, records)
+        board.header[Header.RECORDS] = records
+        return board
+
     def in_state(self, state: RecordState) -> Iterator[Record]:
         """The records in this state."""
         return (record for record in self.records if record.words[Word.STATE] == state)

@@ -19,39 +19,45 @@ from millstream.protocol.errors import ConfigError, ImportFailed, MillstreamErro
 from millstream.protocol.importing import import_app
 from millstream.protocol.keys import Keys
 from millstream.protocol.link import Link
-from millstream.supervisor import embedded, logs
+from millstream.protocol.scoreboard import Scoreboard
+from millstream.supervisor import embedded, handover, logs
 from millstream.supervisor.children import fork
 from millstream.supervisor.config import Settings
+from millstream.supervisor.handover import Handover
 from millstream.supervisor.identity import Identity, identify, runtime_path
 from millstream.supervisor.maintenance.heartbeat import identity as identity_of
 from millstream.supervisor.master import Supervisor
 from millstream.supervisor.notify import Notifier
 from millstream.supervisor.plan import Plan, make_plan
 from millstream.supervisor.preflight import check_server
-from millstream.supervisor.web.folder import MetricsFolder, metrics_folder
+from millstream.supervisor.relaunch import VARIABLE, Launch
+from millstream.supervisor.signals import Signals
+from millstream.supervisor.ticking import Ticking
+from millstream.supervisor.web.folder import MetricsFolder
 from millstream.worker import cells
 
 log = structlog.get_logger("millstream.supervisor")
 
 
-def run(settings: Settings, *, burst: bool = False) -> int:
-    """Run a supervisor until it is told to stop; returns the exit code.
+def run(settings: Settings, *, burst: bool = False, launch: Launch | None = None) -> int:
+    """Run a supervisor until it is told to stop; returns the exit code. Without *launch* it cannot reload.
 
     Raises :class:`ConfigError`, :class:`Unavailable`, :class:`Unsupported`, :class:`NameTaken` where it cannot start.
     """
     logs.configure()
-    _warn_of_what_is_not_used(settings)
-    if settings.web.bind == "off":
-        return _run(settings, None, burst=burst)
-    with metrics_folder() as folder:
-        return _run(settings, folder, burst=burst)
+    warn_of_what_is_not_used(settings)
+    folder = None if settings.web.bind == "off" else MetricsFolder.make()
+    try:
+        return _run(settings, folder, burst=burst, launch=launch)
+    finally:
+        if folder is not None:
+            folder.remove()
 
 
-def _run(settings: Settings, folder: MetricsFolder | None, *, burst: bool) -> int:
+def _run(settings: Settings, folder: MetricsFolder | None, *, burst: bool, launch: Launch | None) -> int:
     notifier = Notifier.from_environment()
-    if not settings.app:
-        raise ConfigError('app: name your application, as in app = "shop.jobs:app" (or --app, or MILLSTREAM_APP)')
-    app = _preload(settings.app, folder) if settings.supervisor.preload else None
+    reference = reference_of(settings)
+    app = _preload(reference, str(folder or "")) if settings.supervisor.preload else None
     queues = _queues_of_app(settings, app)
     location = settings.location
     server: embedded.Server | None = None
@@ -61,23 +67,78 @@ def _run(settings: Settings, folder: MetricsFolder | None, *, burst: bool) -> in
         print(server.announcement(), file=sys.stderr, flush=True)
     try:
         plan = _claim(settings, queues, folder, burst=burst)
-        setproctitle("millstream: supervisor")
         ready = partial(_say_ready, plan)
-        supervisor = Supervisor(plan, app=app, server=server, notifier=notifier, on_ready=ready)
+        supervisor = Supervisor(
+            plan, app=app, server=server, folder=folder, notifier=notifier, launch=launch, on_ready=ready
+        )
     except BaseException:
         if server is not None and server.pid is not None:
             embedded.stop(server.pid)
         raise
+    return _supervise(supervisor)
+
+
+def _supervise(supervisor: Supervisor) -> int:
+    setproctitle("millstream: supervisor")
     gc.collect()
     gc.freeze()  # what is shared with the children is not to be written to by their collectors
     return supervisor.run()
 
 
-def _warn_of_what_is_not_used(settings: Settings) -> None:
+def take_over(descriptor: int, launch: Launch) -> int:
+    """Go on as the supervisor that this process was before a reload; returns the exit code.
+
+    Nothing is read that could be wrong by now: the plan is that of the rehearsal. Raises :class:`ConfigError` where
+    *descriptor* is not what a supervisor has left for us.
+    """
+    try:
+        content = handover.read(descriptor)
+        found, plan = handover.handover_of(content), handover.plan_of(content)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{VARIABLE}: is for the supervisor's own use; remove it") from error
+    os.close(descriptor)
+    for kept in (plan.identity.lock, *found.descriptors):
+        os.set_inheritable(kept, False)
+    logs.configure()
+    signals = Signals(found.signals)
+    signals.install()
+    folder = None if found.folder is None else MetricsFolder.adopt(found.folder)
+    try:
+        return _succeed(found, plan, signals, folder, launch)
+    finally:
+        if folder is not None:
+            folder.remove()
+
+
+def _succeed(found: Handover, plan: Plan, signals: Signals, folder: MetricsFolder | None, launch: Launch) -> int:
+    notifier = Notifier.from_environment()
+    app = _preload_again(found, plan, notifier) if plan.preload else None
+    plan, board = handover.inherit(found, plan)
+    supervisor = Supervisor(
+        plan, board=board, signals=signals, app=app, folder=folder, notifier=notifier, launch=launch
+    )
+    supervisor.adopt(found)
+    return _supervise(supervisor)
+
+
+def warn_of_what_is_not_used(settings: Settings) -> None:
     """Say which accepted settings change nothing yet, rather than ignore them without a word."""
     for name, group in settings.workers.items():
         if group.concurrency > 1:
             log.warning("config.not_used", key=f"workers.{name}.concurrency", hint="async jobs run one at a time")
+
+
+def reference_of(settings: Settings) -> str:
+    """The application, as ``module:object``. Raises :class:`ConfigError` where none is named."""
+    if not settings.app:
+        raise ConfigError('app: name your application, as in app = "shop.jobs:app" (or --app, or MILLSTREAM_APP)')
+    return settings.app
+
+
+def refuse_without_queues(plan: Plan) -> None:
+    """Raise :class:`ConfigError` where there is nothing to fetch from."""
+    if not plan.queues:
+        raise ConfigError(f"app {plan.app!r} registers no jobs, and no [workers] group names a queue")
 
 
 def _claim(settings: Settings, queues: tuple[str, ...], folder: MetricsFolder | None, *, burst: bool) -> Plan:
@@ -91,8 +152,7 @@ def _claim(settings: Settings, queues: tuple[str, ...], folder: MetricsFolder | 
         if folder is not None:
             folder.succeed(runtime_path(own.name, location.url, location.prefix, "web"))
         plan = make_plan(settings, own, gone, queues, burst=burst, metrics=str(folder or ""))
-        if not plan.queues:
-            raise ConfigError(f"app {plan.app!r} registers no jobs, and no [workers] group names a queue")
+        refuse_without_queues(plan)
         beat = orjson.dumps({**identity_of(plan), "pid": os.getpid(), "state": "starting", "groups": {}, "workers": []})
         holder = link.run(transitions.host(plan.keys, own.name, own.instance, "claim", beat, gone))
         if holder:
@@ -116,18 +176,40 @@ def _gone(link: Link, keys: Keys, own: Identity) -> str:
     return str(holder.get("instance", "")) if holder and own.tree_is_gone(holder) else ""
 
 
-def _preload(reference: str, folder: MetricsFolder | None) -> Millstream:
+def _preload(reference: str, metrics: str) -> Millstream:
     """Import the application here, so that all workers share its memory. Raises :class:`ImportFailed`."""
-    if folder is not None:
-        cells.install(str(folder), cells.SUPERVISOR)
+    if metrics:
+        cells.install(metrics, cells.SUPERVISOR)
     app = import_app(reference)
+    refuse_threads(reference)
+    return app
+
+
+def _preload_again(found: Handover, plan: Plan, notifier: Notifier) -> Millstream | None:
+    """The same for a successor. Old workers run meanwhile, so the supervisor goes on to tick.
+
+    None where it cannot be imported (it could a moment ago): each worker tries by itself, the old ones stay.
+    """
+    with Ticking(Scoreboard(found.board, found.records), notifier):
+        try:
+            if plan.metrics:
+                cells.install(plan.metrics, cells.SUPERVISOR)
+            app = import_app(plan.app)
+        except ImportFailed as error:
+            log.error("reload.preload_failed", error=str(error), hint="each worker imports it by itself")
+            return None
+    refuse_threads(plan.app)
+    return app
+
+
+def refuse_threads(reference: str) -> None:
+    """Raise :class:`ImportFailed` where the import of the application has left threads running."""
     others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
     if others:
         raise ImportFailed(
             f"app {reference!r} leaves threads running ({', '.join(others)}); forking would break them: "
             "start them in an on_worker_start hook, or set supervisor.preload = false"
         )
-    return app
 
 
 def _queues_of_app(settings: Settings, app: Millstream | None) -> tuple[str, ...]:

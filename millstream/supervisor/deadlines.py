@@ -131,7 +131,7 @@ def kill_with_stack(slot: Slot, process: Process, run: int, cause: Cause) -> Non
 def share(slots: Iterable[Slot], now: float, *, draining: bool) -> bool:
     """Take back what is stuck behind a long run, if another worker of the group idles, or all are draining.
 
-    Also if a job among it was cancelled: it ends when it is given back.
+    Also if its worker is to leave, or a job among it was cancelled: that one ends when it is given back.
 
     Returns whether some worker holds jobs behind the one that it runs: then the next look should come soon.
     """
@@ -145,7 +145,7 @@ def share(slots: Iterable[Slot], now: float, *, draining: bool) -> bool:
         if words[Word.BATCH_SIZE] - words[Word.INDEX] <= 1 or words[Word.REVOKED] == words[Word.BATCH]:
             continue
         held = True
-        wanted = draining or slot.group in idle or words[Word.CANCEL_BATCH] == words[Word.BATCH]
+        wanted = draining or slot.retiring or slot.group in idle or words[Word.CANCEL_BATCH] == words[Word.BATCH]
         if wanted and now - words[Word.STARTED] / 1e9 >= PATIENCE:
             process.revoke_rest(run)
     return held

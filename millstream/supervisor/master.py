@@ -16,15 +16,19 @@ import structlog
 
 from millstream.protocol.app import Millstream
 from millstream.protocol.scoreboard import Cause, Header, Interrupt, Order, Phase, RecordState, Scoreboard, Word
-from millstream.supervisor import deadlines, endings, memory
+from millstream.supervisor import deadlines, endings, memory, signals
 from millstream.supervisor.deadlines import Gaps
 from millstream.supervisor.embedded import Server
+from millstream.supervisor.handover import Handover
 from millstream.supervisor.maintenance_child import MaintenanceChild
 from millstream.supervisor.notify import Notifier
 from millstream.supervisor.plan import Plan
+from millstream.supervisor.relaunch import Launch
+from millstream.supervisor.reload import Reload
 from millstream.supervisor.server_child import ServerChild
 from millstream.supervisor.signals import Signals
 from millstream.supervisor.slot import Slot
+from millstream.supervisor.web.folder import MetricsFolder
 from millstream.supervisor.web_child import WebChild
 from millstream.supervisor.workers import Workers
 
@@ -63,28 +67,44 @@ class Supervisor:
         self,
         plan: Plan,
         *,
+        board: Scoreboard | None = None,
+        signals: Signals | None = None,
         app: Millstream | None = None,
         server: Server | None = None,
+        folder: MetricsFolder | None = None,
         notifier: Notifier | None = None,
-        on_ready: Callable[[], None],
+        launch: Launch | None = None,
+        on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._plan = plan
+        self._folder = folder
         self._notifier = notifier or Notifier()
         self._on_ready = on_ready
-        self._signals = Signals()
-        self._board = Scoreboard.create(plan.records)
+        self._signals = signals or Signals()
+        self._board = board or Scoreboard.create(plan.records)
         self._workers = Workers(plan, self._board, app, self._forget)
         self._maintenance = MaintenanceChild(plan, self._board, self._forget)
         self._server = ServerChild(server)
         self._web = WebChild(plan, self._board, self._forget)
+        self._reload = Reload(launch, self._notifier, self._forget)
         self._gaps = Gaps(time.monotonic())
-        self._memory = memory.Limits({group.name: group.memory_limit for group in plan.groups})
+        self._memory = memory.Limits()
         self._stage = Stage.RUNNING
         self._stage_started = 0.0
         self._drain_started = 0.0
         self._exit_code = EXIT_OK
         self._ready = False
         self._quiet = False
+
+    def adopt(self, found: Handover) -> None:
+        """Go on where the supervisor before us, this same process, has left off for a reload."""
+        self._workers.adopt(found.workers, found.incarnations, found.targets)
+        self._server.adopt(found.server)
+        self._reload.adopt(found.began, again=found.again)
+        self._gaps = Gaps(found.last_tick, list(found.gaps))
+        self._gaps.tick(time.monotonic())  # deadlines wait for a successor that took long to start
+        self._ready = True
+        self._set_quiet(found.quiet)
 
     def run(self) -> int:
         """Supervise until told to stop; returns the exit code."""
@@ -115,6 +135,8 @@ class Supervisor:
                 self._server.died(status)
             elif pid == self._web.pid:
                 self._web.died(status)
+            elif pid == self._reload.pid:
+                self._reload.died(status)
             else:
                 log.debug("child.adopted_reaped", pid=pid)
 
@@ -149,10 +171,11 @@ class Supervisor:
                 case signal.SIGCONT:
                     self._set_quiet(False)
                 case _:
-                    log.warning("supervisor.signal_ignored", signal=number.name, reason="reload is not available")
+                    self._reload.wanted = self._stage is Stage.RUNNING
 
     def _begin_drain(self) -> None:
         self._enter(Stage.DRAINING)
+        self._reload.cancel()
         self._drain_started = time.monotonic()
         self._board.header[Header.PHASE] = Phase.DRAINING
         self._workers.order(Order.DRAIN)
@@ -164,6 +187,7 @@ class Supervisor:
 
     def _begin_kill(self) -> None:
         self._enter(Stage.KILLING)
+        self._reload.cancel()
         self._workers.kill_all()
 
     def _set_quiet(self, quiet: bool) -> None:
@@ -258,6 +282,48 @@ class Supervisor:
             header[Header.PHASE] = Phase.RUNNING
             self._on_ready()
             self._notifier.ready()
+        elif self._ready:
+            self._advance_reload()
+
+    # Reload.
+
+    def _advance_reload(self) -> None:
+        """Rehearse what was asked for, and become it; say when no old worker is kept from leaving any more."""
+        self._reload.keep_time(time.monotonic())
+        if self._workers.relieved:
+            self._reload.finish()
+        if self._reload.accepted is not None:
+            self._hand_over()
+        elif self._reload.wanted and self._reload.idle:
+            self._reload.start(self._plan)
+
+    def _hand_over(self) -> None:
+        """Become the new code. Signals that arrive meanwhile stay blocked until it has its handlers."""
+        before = signals.block()
+        self._reload.become_successor(self._left())
+        signals.unblock(before)
+
+    def _left(self) -> Handover:
+        """What only we know."""
+        folder = self._folder
+        return Handover(
+            pid=os.getpid(),
+            board=self._board.descriptor,
+            records=len(self._board.records),
+            groups=self._plan.all_groups,
+            workers=self._workers.state,
+            incarnations=self._workers.incarnations,
+            targets=self._workers.targets,
+            replaced=tuple(pid for pid in (self._maintenance.pid, self._web.pid) if pid is not None),
+            server=self._server.server,
+            folder=None if folder is None else folder.state,
+            quiet=self._quiet,
+            again=self._reload.wanted,
+            signals=self._signals.arrived,
+            last_tick=self._gaps.last_tick,
+            gaps=tuple(self._gaps.gaps),
+            began=self._reload.began,
+        )
 
     def _tick_and_sleep(self) -> None:
         self._board.header[Header.SUPERVISOR_TICK] = time.monotonic_ns()

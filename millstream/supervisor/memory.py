@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
 import psutil
 import structlog
 
 from millstream.protocol.scoreboard import Cause
 from millstream.supervisor.deadlines import kill_with_stack
-from millstream.supervisor.slot import Slot
+from millstream.supervisor.workers import Workers
 
 log = structlog.get_logger("millstream.supervisor")
 
@@ -20,18 +18,17 @@ INTERVAL = 0.25
 class Limits:
     """The limits of the groups: bytes of resident memory of a worker, its subprocesses not counted."""
 
-    def __init__(self, limits: Mapping[str, int | None]) -> None:
-        self._limits = {group: limit for group, limit in limits.items() if limit is not None}
+    def __init__(self) -> None:
         self._looked = 0.0
 
-    def enforce(self, slots: Iterable[Slot], now: float) -> None:
+    def enforce(self, workers: Workers, now: float) -> None:
         """Kill the runs whose workers are over their group's limit."""
-        if not self._limits or now < self._looked + INTERVAL:
+        if now < self._looked + INTERVAL:
             return
         self._looked = now
-        for slot in slots:
-            limit, process = self._limits.get(slot.group), slot.process
-            if limit is None or process is None or not (run := process.record.running):
+        for slot, process in workers.processes:
+            limit = workers.group(slot).memory_limit
+            if limit is None or not (run := process.record.running):
                 continue
             try:
                 resident = psutil.Process(process.pid).memory_info().rss

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable, MutableMapping
 
 STATUS_INTERVAL = 1.0
@@ -44,6 +45,15 @@ class Notifier:
     def ready(self) -> None:
         """The service works."""
         self._send("READY=1")
+
+    def reloading(self) -> None:
+        """The service loads new code; it ends with :meth:`reloaded`."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def reloaded(self) -> None:
+        """The reload is over, whichever way it ended."""
+        if self._last_extension == float("-inf"):  # a service that stops must not be taken for one that is ready
+            self._send("READY=1")
 
     def beat(self, now: float, *, sane: bool, stopping: bool, status: Callable[[], str]) -> None:
         """Called once in every turn of the loop: feeds the watchdog if all is *sane*, says what is new."""

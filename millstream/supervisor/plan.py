@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 
 from millstream.protocol.keys import Keys, QueueKeys
+from millstream.protocol.scoreboard import Record, Word
 from millstream.supervisor.config import Group, Settings, bounds
 from millstream.supervisor.cpus import cpus
 from millstream.supervisor.identity import Identity
@@ -54,6 +56,8 @@ class Plan:
     bind: str = ""  # where to serve metrics and health; "" for nowhere
     metrics: str = ""  # the folder of what is counted; "" where nothing is served
     max_backlog_age: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.time)  # when the supervisor was started, Unix time
+    retired: tuple[GroupPlan, ...] = ()  # groups of before a reload, with workers that still finish their jobs
 
     @property
     def instance(self) -> str:
@@ -65,8 +69,23 @@ class Plan:
 
     @property
     def queues(self) -> tuple[str, ...]:
-        """Every queue that some group serves, once."""
-        return tuple(dict.fromkeys(queue for group in self.groups for queue in group.queues))
+        """Every queue that some worker serves, once."""
+        return tuple(dict.fromkeys(queue for group in self.all_groups for queue in group.queues))
+
+    @property
+    def all_groups(self) -> tuple[GroupPlan, ...]:
+        """The groups by their index: those of the configuration, then those that are retired."""
+        return (*self.groups, *self.retired)
+
+    @property
+    def group_names(self) -> list[str]:
+        """The names of all groups, each once: a group that a reload has changed is there twice."""
+        return list(dict.fromkeys(group.name for group in self.all_groups))
+
+    def group_of(self, record: Record) -> GroupPlan:
+        """The group of the worker that has this record, as it was when the worker was started."""
+        index = record.words[Word.GROUP]
+        return self.groups[index] if index < len(self.groups) else self.retired[index - len(self.groups)]
 
     @property
     def queue_keys(self) -> list[QueueKeys]:

@@ -86,6 +86,10 @@ class Scale:
         """Between which numbers the target is: the configured ones, as signals have moved them."""
         return max(1, self.least + self._shift), self.most + self._shift
 
+    def go_on_from(self, target: int) -> None:
+        """Begin with what was right before a reload, as far as the bounds are the same."""
+        self.target = min(self.most, max(self.least, target))
+
     def look(self, load: Load | None, now: float) -> Step | None:
         """Judge the group; returns how the target has changed, None where it has not.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import structlog
 
@@ -23,6 +24,16 @@ class ServerChild:
         self._backoff = Backoff()
         self._started = time.monotonic()
         self._not_before = 0.0
+
+    def adopt(self, server: embedded.Server | None) -> None:
+        """Take over what :attr:`server` was in the supervisor before us."""
+        if server is not None:
+            self._server, self.pid = server, server.pid
+
+    @property
+    def server(self) -> embedded.Server | None:
+        """The server that is ours to keep running, with its pid (None while it is down)."""
+        return None if self._server is None else replace(self._server, pid=self.pid)
 
     def keep_alive(self, now: float) -> None:
         """Start it again where it died. It loads its data by itself; the others come back when it answers."""

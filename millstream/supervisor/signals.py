@@ -7,6 +7,7 @@ import os
 import select
 import signal
 from collections import deque
+from collections.abc import Iterable
 from types import FrameType
 
 HANDLED = (
@@ -22,12 +23,14 @@ HANDLED = (
     signal.SIGCONT,
 )
 
+_ALL = {*HANDLED, signal.SIGCHLD}
+
 
 class Signals:
     """A queue of what arrived, and a pipe that wakes the loop."""
 
-    def __init__(self) -> None:
-        self._arrived: deque[signal.Signals] = deque()
+    def __init__(self, arrived: Iterable[int] = ()) -> None:
+        self._arrived = deque(map(signal.Signals, arrived))
         self._wakeup, self._write_end = os.pipe()
         os.set_blocking(self._wakeup, False)
         os.set_blocking(self._write_end, False)
@@ -39,6 +42,12 @@ class Signals:
             signal.signal(number, self._note)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL)  # after a reload they are blocked, so that none gets lost
+
+    @property
+    def arrived(self) -> tuple[int, ...]:
+        """Those that were not taken yet."""
+        return tuple(map(int, self._arrived))
 
     def next(self) -> signal.Signals | None:
         """The signal that arrived first and was not taken yet."""
@@ -73,9 +82,16 @@ def ignore_in_child() -> None:
 
 def block() -> set[signal.Signals]:
     """Block all handled signals around a fork, so that none runs the parent's handler in the child."""
-    return signal.pthread_sigmask(signal.SIG_BLOCK, {*HANDLED, signal.SIGCHLD})  # type: ignore[return-value]
+    return signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)  # type: ignore[return-value]
 
 
 def unblock(before: set[signal.Signals]) -> None:
     """Undo :func:`block`."""
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def reset() -> None:
+    """In a child that is to become another program: every signal does what it does by default."""
+    for number in _ALL:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from millstream.protocol.scoreboard import Cause, Interrupt, Order, Record, Word
+from millstream.supervisor.plan import GroupPlan
 from millstream.supervisor.restart import Backoff
 
 STOP_PATIENCE = 0.01
@@ -43,6 +45,10 @@ class Process:
     def busy(self) -> bool:
         """Whether it works through a batch, or settles one. One that is not need not idle: it may be paused."""
         return bool(self.record.words[Word.HELD_LENGTH])
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields but the record, for the supervisor that takes over."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "record"}
 
     def signal(self, number: int) -> None:
         """Send a signal to the process. It was not reaped yet, so the pid is still its own."""
@@ -125,6 +131,7 @@ class Slot:
     process: Process | None = None
     not_before: float = 0.0
     retiring: bool = False
+    old: GroupPlan | None = None  # the group as it was when the process was started, if that was before a reload
 
     @property
     def name(self) -> str:
@@ -134,3 +141,9 @@ class Slot:
     def busy(self) -> bool:
         """Whether it is filled, and with a process that is busy."""
         return self.process is not None and self.process.busy
+
+    def retire(self) -> None:
+        """Let the process end what it runs, and fill the slot no more."""
+        self.retiring = True
+        if self.process is not None:
+            self.process.order(Order.DRAIN)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import structlog
 
@@ -25,6 +25,16 @@ class Targets:
     def of(self, group: GroupPlan) -> int:
         """How many workers a group should have."""
         return self._scales[group.name].target
+
+    @property
+    def scaled(self) -> dict[str, int]:
+        """The targets of the groups that follow their backlog."""
+        return {name: self._scales[name].target for name in self._scaled}
+
+    def go_on_from(self, targets: Mapping[str, int]) -> None:
+        """Begin with the targets of before a reload."""
+        for name in self._scaled & targets.keys():
+            self._scales[name].go_on_from(targets[name])
 
     def follow(self, group: GroupPlan, slots: Iterable[Slot] | None, now: float) -> None:
         """Look at a group's load; None for *slots* where this is no time to judge it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import structlog
 
@@ -14,6 +14,7 @@ from millstream.protocol.scoreboard import Cause, Header, Order, RecordState, Sc
 from millstream.supervisor import endings
 from millstream.supervisor.children import spawn_worker
 from millstream.supervisor.endings import Ending
+from millstream.supervisor.handover import OldWorker
 from millstream.supervisor.plan import GroupPlan, Plan
 from millstream.supervisor.restart import HEALTHY, Backoff, RestartIntensity
 from millstream.supervisor.slot import Process, Slot
@@ -74,7 +75,53 @@ class Workers:
 
     def group(self, slot: Slot) -> GroupPlan:
         """The plan of a slot's group."""
-        return self._groups[slot.group]
+        return slot.old or self._groups[slot.group]
+
+    # Those of before a reload.
+
+    @property
+    def state(self) -> tuple[OldWorker, ...]:
+        """What a successor must know of the processes; the rest stands in their records."""
+        return tuple(
+            OldWorker(process.record.index, slot.number, slot.retiring, process.to_dict())
+            for slot, process in self.processes
+        )
+
+    @property
+    def incarnations(self) -> int:
+        """How many there were."""
+        return self._incarnations
+
+    @property
+    def targets(self) -> dict[str, int]:
+        """How many workers the groups have that follow their backlog."""
+        return self._targets.scaled
+
+    def adopt(self, old: Sequence[OldWorker], incarnations: int, targets: Mapping[str, int]) -> None:
+        """Take over workers that were started before a reload: they go on as they are until others are ready."""
+        self._incarnations = incarnations
+        self._targets.go_on_from(targets)
+        for one in old:
+            record = self._board.records[one.record]
+            group, process = self._plan.group_of(record), Process(record=record, **one.process)
+            slot = Slot(group.name, one.slot, Backoff(), process, retiring=one.retiring, old=group)
+            self._slots.append(slot)
+
+    @property
+    def relieved(self) -> bool:
+        """Whether no worker of before the reload is kept any longer than its job."""
+        return not any(slot.old is not None and not slot.retiring for slot in self._slots)
+
+    def _relieve(self) -> None:
+        """Let those of before the reload go, group by group, once all that take their places are ready."""
+        waiting = {
+            slot.group
+            for slot in self._slots
+            if slot.old is None and not slot.retiring and (slot.process is None or not slot.process.ready)
+        }
+        for slot in self._slots:
+            if slot.old is not None and not slot.retiring and slot.group not in waiting:
+                slot.retire()
 
     # What the supervisor wants of them.
 
@@ -108,7 +155,8 @@ class Workers:
             for slot in self._slots_of(group):
                 if slot.process is None and not slot.retiring and now >= slot.not_before:
                     self._spawn(group, slot, now)
-        self._slots = [slot for slot in self._slots if slot.process is not None or not slot.retiring]
+        self._relieve()
+        self._slots = [slot for slot in self._slots if slot.process is not None or not (slot.retiring or slot.old)]
 
     def _publish(self, group: GroupPlan, now: float) -> None:
         """Say in the scoreboard what only we know of a group."""
@@ -149,9 +197,7 @@ class Workers:
         staying = [slot for slot in self._slots_of(group) if not slot.retiring]
         # Whoever has nothing to do leaves first, so that nobody waits for what it would have to give back.
         for slot in sorted(staying, key=lambda slot: (not slot.busy, slot.process is None, slot.number))[target:]:
-            slot.retiring = True
-            if slot.process is not None:
-                slot.process.order(Order.DRAIN)
+            slot.retire()
         for _ in range(target - len(staying)):
             used = {slot.number for slot in self._slots_of(group)}
             number = next(number for number in range(len(used) + 1) if number not in used)
@@ -175,7 +221,7 @@ class Workers:
         log.info("worker.started", worker=slot.name, pid=slot.process.pid)
 
     def _slots_of(self, group: GroupPlan) -> list[Slot]:
-        return [slot for slot in self._slots if slot.group == group.name]
+        return [slot for slot in self._slots if slot.group == group.name and slot.old is None]
 
     # Those that die.
 
@@ -207,7 +253,7 @@ class Workers:
             signal=ending.signal,
             exit_code=ending.exit_code,
         )
-        if not planned:
+        if not planned and slot.old is None:
             self._intensity[slot.group].add(now)
             slot.not_before = now + slot.backoff.after_death(now - process.started)
         return ending

@@ -20,6 +20,9 @@ from millstream.worker.spec import WorkerSpec
 
 Verdicts = Sequence[tuple[Verdict, str]]
 
+PREPARED = "prepared-"
+"""Begins the names of files that mark a group whose series all exist."""
+
 
 class Uncounted:
     """The tally where nothing is served that could show it."""
@@ -54,7 +57,7 @@ class Tally(Uncounted):
         self._errors = Counter(metrics.REDIS_ERRORS, "exchange")
         self._exchanges = Histogram(metrics.REDIS_DURATION, "exchange")
         self._cpu_counted = _cpu_seconds()
-        self._prepare(Path(spec.metrics, f"prepared-{spec.group}"), known)
+        self._prepare(Path(spec.metrics, f"{PREPARED}{spec.group}"), known)
         with contextlib.suppress(OSError):  # maintenance keeps the names that it has read
             write_names(spec.metrics, {job.name: job.queue for job in jobs}, str(record.index))
 

@@ -47,7 +47,7 @@ kill_after = 0.2
 drain_timeout = 3
 """
 
-ENDS = {"Deploy", "A drain takes too long"}
+ENDS = {"A drain takes too long"}
 """The sections whose commands end the supervisor."""
 
 

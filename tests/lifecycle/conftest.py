@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,6 +12,9 @@ from millstream.protocol.app import Millstream
 from tests.lifecycle import program
 from tests.support.supervised import Supervised
 from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from tests.lifecycle.reloading import Reloading
 
 PROGRAM = Path(program.__file__).read_text()
 
@@ -51,6 +55,7 @@ class Mill:
 
 
 StartMill = Callable[..., Mill]
+StartReloading = Callable[..., "Reloading"]
 
 
 def config(*, processes: int = 1, supervisor: str = "", **group: object) -> str:
@@ -78,6 +83,21 @@ def mill(supervise: Callable[..., Supervised], app: Millstream, tmp_path: Path) 
         return with_workers(Mill(up, app), int(str(options.get("processes", 1))))
 
     return start
+
+
+@pytest.fixture
+def reloading(supervise: Callable[..., Supervised], url: str, prefix: str, tmp_path: Path) -> Iterator[StartReloading]:
+    """Start a supervisor on an application that will change: `reloading(configuration, text, **variables)`."""
+    from tests.lifecycle.reloading import Reloading, code, environment, toml
+
+    app = Millstream(redis_url=url, prefix=prefix)
+
+    def start(configuration: str = "", text: str = "", **variables: str) -> Reloading:
+        up = supervise(text or code("one"), configuration or toml(), env=environment(tmp_path, **variables))
+        return Reloading(up, app)
+
+    yield start
+    app.client.close()
 
 
 def with_workers(running: Mill, count: int) -> Mill:

@@ -93,11 +93,3 @@ def test_usr2_logs_a_line_for_each_child(mill: StartMill) -> None:
     for worker in running.up.workers():
         running.up.wait_log(rf'"pid":{worker}[^\n]*"event":"child"')
     running.up.stop()
-
-
-def test_hup_is_refused_and_does_no_harm(mill: StartMill) -> None:
-    running = mill()
-    running.up.send(signal.SIGHUP)
-    running.up.wait_log("SIGHUP")
-    assert program.add.enqueue(1).result(5) == 3
-    running.up.stop()

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from millstream.supervisor import relaunch
 from millstream.supervisor.cli.options import Globals, connection_options, output_options, redis_url_option
 from millstream.supervisor.cli.session import Session
+
+if TYPE_CHECKING:
+    from millstream.supervisor.config import Settings
 
 
 @click.command()
@@ -17,16 +23,34 @@ from millstream.supervisor.cli.session import Session
 @click.pass_obj
 def up(options: Globals, burst: bool, processes: int | None) -> int:
     """Run the supervisor and its workers until a signal ends them."""
+    received = relaunch.received()
+    launch = relaunch.Launch.of_this_process()
     session = Session(options)
+    settings = partial(_settings, session, processes)
+    if received is None:
+        loaded = settings()
+        from millstream.supervisor.boot import run
+
+        return run(loaded, burst=burst, launch=launch)
+    role, descriptor = received
+    if role is relaunch.Role.SUCCESSOR:
+        from millstream.supervisor.boot import take_over
+
+        return take_over(descriptor, launch)
+    from millstream.supervisor.rehearsal import rehearse
+
+    return rehearse(descriptor, settings, burst=burst)
+
+
+def _settings(session: Session, processes: int | None) -> Settings:
+    """The configuration; *processes* is the flag, for a single group."""
     if processes is not None:
         groups = list(session.settings.workers)
         if len(groups) != 1 or "." in groups[0]:
             names = ", ".join(groups)
             raise click.UsageError(f"--processes is for a single group, and there are {names}: set `processes` of each")
         session.override({f"workers.{groups[0]}.processes": processes})
-    from millstream.supervisor.boot import run
-
-    return run(session.settings, burst=burst)
+    return session.settings
 
 
 @click.command()

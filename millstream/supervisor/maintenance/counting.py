@@ -60,11 +60,9 @@ class Counting(Uncounted):
         cells.install(plan.metrics, OWNER, partial(board.header.__setitem__, Header.UNCOUNTED))
         self._series = JobSeries()
         self._both = threading.Lock()  # both loops count jobs: a series that each makes for itself would lose counts
-        self._busy = {group.name: Counter(metrics.BUSY, group.name) for group in plan.groups}
+        self._busy = {name: Counter(metrics.BUSY, name) for name in plan.group_names}
         self._exits = {
-            (group.name, reason): Counter(metrics.EXITS, group.name, reason)
-            for group in plan.groups
-            for reason in REASONS
+            (name, reason): Counter(metrics.EXITS, name, reason) for name in plan.group_names for reason in REASONS
         }
         self._errors = {name: Counter(metrics.REDIS_ERRORS, name) for name in OPERATIONS}
         self._rounds = {name: Histogram(metrics.REDIS_DURATION, name) for name in OPERATIONS}

@@ -195,7 +195,7 @@ class Duties:
 
     def _sweep(self, keys: QueueKeys, stream: str, *, not_after: int, only_gone: bool) -> None:
         """One step of a sweep; the cursor stays, so that a long list of pending entries is reached to its end."""
-        group = next(group for group in self._plan.groups if keys.queue in group.queues)
+        group = next(group for group in self._plan.all_groups if keys.queue in group.queues)
         call = transitions.recover(
             keys,
             stream,
@@ -237,9 +237,7 @@ class Duties:
             except (orjson.JSONDecodeError, KeyError, TypeError):
                 continue
         own = [
-            self._plan.groups[record.words[Word.GROUP]]
-            .spec(record.words[Word.SLOT], record.words[Word.INCARNATION])
-            .consumer
+            self._plan.group_of(record).spec(record.words[Word.SLOT], record.words[Word.INCARNATION]).consumer
             for state in (RecordState.ALIVE, RecordState.DEAD)
             for record in self._board.in_state(state)
         ]

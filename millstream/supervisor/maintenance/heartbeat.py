@@ -15,8 +15,6 @@ import millstream
 from millstream.protocol.scoreboard import Header, Phase, Record, RecordState, Scoreboard, Word
 from millstream.supervisor.plan import Plan
 
-_STARTED = int(time.time() * 1000)
-
 
 def heartbeat(plan: Plan, board: Scoreboard) -> bytes:
     """The heartbeat as JSON; the server adds its own time as ``at``."""
@@ -45,7 +43,7 @@ def identity(plan: Plan) -> dict[str, Any]:
         "boot": own.boot,
         "pidns": own.namespace,
         "lock": own.lock_file,
-        "started": _STARTED,
+        "started": int(plan.started * 1000),
         "lease": plan.lease,
         "version": millstream.__version__,
     }
@@ -58,7 +56,7 @@ def _worker(record: Record, plan: Plan) -> dict[str, Any]:
     with contextlib.suppress(psutil.Error):
         rss = psutil.Process(words[Word.PID]).memory_info().rss
     return {
-        "group": plan.groups[words[Word.GROUP]].name,
+        "group": plan.group_of(record).name,
         "slot": words[Word.SLOT],
         "pid": words[Word.PID],
         "state": record.activity,

@@ -235,7 +235,7 @@ class Urgent:
             log.error("redis.groups_rebuilt", groups_made=sum(made))
 
     def _group(self, record: Record) -> GroupPlan:
-        return self._plan.groups[record.words[Word.GROUP]]
+        return self._plan.group_of(record)
 
     def _queue(self, record: Record) -> str:
         return self._group(record).queues[record.words[Word.QUEUE]]

@@ -7,10 +7,11 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
+from millstream.supervisor.handover import Folder
 from millstream.supervisor.identity import runtime_folder
+from millstream.worker.tally import PREPARED
 
 ADDRESS = "address"
 """The file in which the web child says where it listens."""
@@ -19,12 +20,32 @@ ADDRESS = "address"
 class MetricsFolder:
     """A fresh folder (mode 0700), and the link by which others find it once the supervisor has its name."""
 
-    def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="metrics-", dir=runtime_folder()))
+    def __init__(self, path: Path, lock: int, link: Path | None = None) -> None:
+        self.path = path
+        self.lock = lock
+        self.link = link
+
+    @classmethod
+    def make(cls) -> MetricsFolder:
+        """A new one."""
+        path = Path(tempfile.mkdtemp(prefix="metrics-", dir=runtime_folder()))
         # Stores into mapped files change no times: a locked folder is spared by what deletes old temporary files.
-        self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        self._link: Path | None = None
+        lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return cls(path, lock)
+
+    @classmethod
+    def adopt(cls, found: Folder) -> MetricsFolder:
+        """The one that this process has had before a reload."""
+        folder = cls(Path(found.path), found.lock, Path(found.link) if found.link else None)
+        for mark in folder.path.glob(f"{PREPARED}*"):
+            mark.unlink(missing_ok=True)  # the new code may have more jobs
+        return folder
+
+    @property
+    def state(self) -> Folder:
+        """What a successor of this process needs to go on with it."""
+        return Folder(str(self.path), self.lock, None if self.link is None else str(self.link))
 
     def __str__(self) -> str:
         return str(self.path)
@@ -37,21 +58,11 @@ class MetricsFolder:
                 shutil.rmtree(left, ignore_errors=True)
         link.unlink(missing_ok=True)
         link.symlink_to(self.path)
-        self._link = link
+        self.link = link
 
     def remove(self) -> None:
         """Remove the folder and the link."""
-        if self._link is not None:
-            self._link.unlink(missing_ok=True)
+        if self.link is not None:
+            self.link.unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
-
-
-@contextlib.contextmanager
-def metrics_folder() -> Iterator[MetricsFolder]:
-    """A folder that is removed at the end."""
-    folder = MetricsFolder()
-    try:
-        yield folder
-    finally:
-        folder.remove()
+        os.close(self.lock)

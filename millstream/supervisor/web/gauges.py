@@ -47,14 +47,14 @@ def _one(value: float) -> Samples:
 def _alive(view: View) -> Iterator[tuple[str, Record]]:
     """Every live worker's group and record."""
     for record in view.board.in_state(RecordState.ALIVE):
-        yield view.plan.groups[record.words[Word.GROUP]].name, record
+        yield view.plan.group_of(record).name, record
 
 
 def _workers(view: View) -> Samples:
     counts = Counter((group, record.activity) for group, record in _alive(view))
-    for group in view.plan.groups:
+    for group in view.plan.group_names:
         for state in ACTIVITIES:
-            yield (("group", group.name), ("state", state)), counts[group.name, state]
+            yield (("group", group), ("state", state)), counts[group, state]
 
 
 def _of_groups(word: Header) -> Callable[[View], Samples]:
@@ -77,8 +77,8 @@ def _memory(view: View) -> Samples:
     sums: Counter[str] = Counter()
     for group, record in _alive(view):
         sums[group] += view.resident.size(record.words[Word.PID])
-    for plan in view.plan.groups:
-        yield (("group", plan.name),), sums[plan.name]
+    for name in view.plan.group_names:
+        yield (("group", name),), sums[name]
 
 
 def _oldest_running(view: View) -> Samples:

@@ -160,14 +160,14 @@ def _phase(board: Scoreboard) -> Iterator[Reason]:
 
 def _fetching(plan: Plan, board: Scoreboard) -> Iterator[Reason]:
     for group in plan.groups:
-        if not any(_fetches(board, group)):
+        if not any(_fetches(plan, board, group)):
             yield Reason("workers", f"no worker of group {group.name} is ready and fetches", True)
 
 
-def _fetches(board: Scoreboard, group: GroupPlan) -> Iterator[bool]:
+def _fetches(plan: Plan, board: Scoreboard, group: GroupPlan) -> Iterator[bool]:
     """For each worker of the group, whether it works: it runs a job, or has fetched lately."""
     for record in board.in_state(RecordState.ALIVE):
         words = record.words
-        if words[Word.GROUP] == group.index:
+        if plan.group_of(record).name == group.name:
             fetched = bool(words[Word.LAST_FETCH]) and _age(words[Word.LAST_FETCH]) < FETCH_SILENT
             yield bool(words[Word.READY]) and words[Word.ORDER] == Order.WORK and (bool(record.running) or fetched)

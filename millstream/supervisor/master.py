@@ -14,6 +14,7 @@ from enum import Enum
 
 import structlog
 
+import millstream
 from millstream.protocol.app import Millstream
 from millstream.protocol.scoreboard import Cause, Header, Interrupt, Order, Phase, RecordState, Scoreboard, Word
 from millstream.supervisor import deadlines, endings, memory, signals
@@ -102,7 +103,9 @@ class Supervisor:
         self._server.adopt(found.server)
         self._reload.adopt(found.began, again=found.again)
         self._gaps = Gaps(found.last_tick, list(found.gaps))
-        self._gaps.tick(time.monotonic())  # deadlines wait for a successor that took long to start
+        now = time.monotonic()
+        log.info("reload.taken_over", seconds=round(now - found.last_tick, 2), version=millstream.__version__)
+        self._gaps.tick(now)  # deadlines wait for a successor that took long to start
         self._ready = True
         self._set_quiet(found.quiet)
 
@@ -231,12 +234,13 @@ class Supervisor:
 
     def _keep_children(self) -> None:
         now = time.monotonic()
+        if self._stage is not Stage.LEAVING:
+            self._server.keep_alive(now)
+            self._maintenance.keep_alive(now)  # first: leases do not wait for many workers to be forked
         self._workers.free_settled_records()
         if self._stage is Stage.RUNNING:
             self._workers.restore_count(now)
         if self._stage is not Stage.LEAVING:
-            self._server.keep_alive(now)
-            self._maintenance.keep_alive(now)
             self._web.keep_alive(now)
 
     def _forget(self) -> None:
@@ -291,7 +295,7 @@ class Supervisor:
         """Rehearse what was asked for, and become it; say when no old worker is kept from leaving any more."""
         self._reload.keep_time(time.monotonic())
         if self._workers.relieved:
-            self._reload.finish()
+            self._reload.finish(old=self._workers.old)
         if self._reload.accepted is not None:
             self._hand_over()
         elif self._reload.wanted and self._reload.idle:

@@ -55,9 +55,11 @@ def received(environ: MutableMapping[str, str] = os.environ) -> tuple[Role, int]
     if not value:
         return None
     role, _, descriptor = value.partition(":")
-    if role not in {*Role} or not descriptor.isdecimal():
-        raise ConfigError(f"{VARIABLE}: is for the supervisor's own use; remove it")
-    return Role(role), int(descriptor)
+    try:
+        os.set_inheritable(int(descriptor), False)  # it is for us, not for what we start
+        return Role(role), int(descriptor)
+    except (OSError, ValueError, OverflowError):
+        raise ConfigError(f"{VARIABLE}: is for the supervisor's own use; remove it") from None
 
 
 def _folder() -> str:

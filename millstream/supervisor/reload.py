@@ -11,7 +11,6 @@ from typing import Any
 
 import structlog
 
-import millstream
 from millstream.supervisor import endings, handover, relaunch, signals
 from millstream.supervisor.children import fork
 from millstream.supervisor.handover import Handover
@@ -50,12 +49,12 @@ class Reload:
         """This process is the successor already; old workers are to be relieved."""
         self.began, self.wanted, self._unfinished = began, again, True
 
-    def finish(self) -> None:
-        """The old workers are relieved: say so, once."""
+    def finish(self, *, old: int) -> None:
+        """The old workers are relieved, and so many still end their jobs: say so, once."""
         if self._unfinished and self.idle:
             self._unfinished = False
             seconds = round(time.monotonic() - self.began, 1)
-            log.info("reload.done", version=millstream.__version__, seconds=seconds)
+            log.info("reload.done", seconds=seconds, old_workers=old)
             self._notifier.reloaded()
 
     def start(self, plan: Plan) -> None:

@@ -108,6 +108,11 @@ class Workers:
             self._slots.append(slot)
 
     @property
+    def old(self) -> int:
+        """How many processes of before the reload there still are."""
+        return sum(1 for slot, _ in self.processes if slot.old is not None)
+
+    @property
     def relieved(self) -> bool:
         """Whether no worker of before the reload is kept any longer than its job."""
         return not any(slot.old is not None and not slot.retiring for slot in self._slots)

@@ -14,7 +14,7 @@ from tests.support.supervised import Supervised
 from tests.support.waiting import wait_until
 
 CODE = """
-import os, time
+import ctypes, os, signal, time
 from pathlib import Path
 from millstream import Millstream
 
@@ -38,10 +38,12 @@ def work(name: str, file: str = "", limit: float = 30.0) -> str:
     note("end", name, VERSION)
     return VERSION
 
-@app.job(timeout=8, retry=1)
+@app.job(timeout=12, retry=1)
 def hang() -> None:
     note("start", "hang", VERSION, os.getpid(), time.monotonic())
-    sum(range(10**12))
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR2])
+    while True:
+        ctypes.PyDLL(None).usleep(100_000)  # holds the GIL, and hears nothing
 """
 
 

@@ -141,6 +141,31 @@ def test_a_quiet_supervisor_stays_quiet(reloading: StartReloading) -> None:
     running.up.stop()
 
 
+def test_a_hup_before_it_is_ready_waits_until_then(url: str, prefix: str, tmp_path: Path) -> None:
+    slow = code("one", "\n@app.on_worker_start\ndef wait() -> None:\n    time.sleep(1)\n")
+    up = Supervised(tmp_path / "own", slow, toml(), redis_url=url, prefix=prefix, env=environment(tmp_path))
+    try:
+        up.start(wait=False)
+        up.wait_log("worker.started", 20)
+        up.send(signal.SIGHUP)
+        up.wait_log("reload.done", 30)
+        assert up.log().index("SIGHUP") < up.log().index("millstream is ready") < up.log().index("reload.started")
+        up.stop()
+    finally:
+        up.close()
+
+
+def test_reloads_leave_no_descriptors_and_no_processes(reloading: StartReloading) -> None:
+    running = reloading()
+    found = []
+    for _ in range(4):
+        running.reload()
+        wait_until(lambda: len(running.up.tree()) == 3, 10.0, running.up.log)
+        found.append(len(os.listdir(f"/proc/{running.pid}/fd")))
+    assert found[0] == found[-1]
+    running.up.stop()
+
+
 # The configuration.
 
 
@@ -201,13 +226,14 @@ def test_the_hard_limit_of_an_old_worker_holds(reloading: StartReloading) -> Non
     handle = running.enqueue("hang")
     begun = float(running.wait_for("start", "hang")[0].split()[4])
     running.reload(code("two"))
-    assert time.monotonic() - begun < 8.0, "else this says nothing"
+    assert time.monotonic() - begun < 12.0, "else this says nothing"
     wait_until(lambda: handle.status() == "dead", 20.0, running.up.log)
     info = handle.info()
     assert info.error is not None
     assert info.error.cause == "timeout"
     assert "in hang" in (info.error.stack or "")
-    assert 8.0 <= (info.attempts[0].duration or 0.0) <= 11.0
+    blind = float(running.up.wait_log(r'"seconds":([\d.]+),[^\n]*"reload.taken_over"')[1])
+    assert 12.0 <= (info.attempts[0].duration or 0.0) <= 12.5 + blind + 1.5
     assert running.runs() == "two"
     running.up.command("dead", "delete", handle.id, "--yes")
     running.up.stop()
@@ -307,7 +333,7 @@ def test_a_new_version_of_millstream_takes_over(
     source = package / "millstream" / "__init__.py"
     source.write_text(source.read_text().replace(f'"{millstream.__version__}"', '"99.0"'))
     running.reload()
-    up.wait_log('"version":"99.0","seconds')
+    up.wait_log('"version":"99.0","event":"reload.taken_over"')
     wait_until(lambda: '"99.0"' in up.command("ps", "--json").stdout, 10.0)
     running.touch("go")
     assert long.result(10) == "one"

@@ -174,6 +174,35 @@ def test_a_supervisor_says_what_it_does(supervise: Supervise, manager: ServiceMa
     assert order.index("READY=1") < order.index("STOPPING=1")
 
 
+def test_a_reload_begins_and_ends(supervise: Supervise, tmp_path: Path) -> None:
+    manager = ServiceManager(str(tmp_path / "own"))
+    try:
+        own = supervise(APP, TOML, env={"NOTIFY_SOCKET": manager.variable, "WATCHDOG_USEC": "600000"})
+        manager.wait("READY=1")
+        before = time.monotonic_ns() // 1000
+        own.send(signal.SIGHUP)
+        wait_until(lambda: manager.lines().count("READY=1") == 2, 30, own.log)
+        begun = manager.heard.index("RELOADING=1")
+        name, _, moment = manager.heard[begun + 1].partition("=")
+        assert name == "MONOTONIC_USEC"
+        assert before <= int(moment) <= time.monotonic_ns() // 1000
+        assert manager.heard.index("READY=1") < begun
+        assert "READY=1" in manager.heard[begun:]
+        pings = manager.lines().count("WATCHDOG=1")
+        wait_until(lambda: manager.lines().count("WATCHDOG=1") > pings, 5)
+        (own.folder / "millstream.toml").write_text("[")
+        own.send(signal.SIGHUP)
+        wait_until(lambda: manager.lines().count("READY=1") == 3, 30, own.log)
+        assert manager.heard.count("RELOADING=1") == 2
+        own.send(signal.SIGHUP)
+        wait_until(lambda: manager.lines().count("RELOADING=1") == 3, 20, own.log)
+        own.stop()
+        heard = manager.lines()
+        assert "READY=1" not in heard[heard.index("STOPPING=1") :], "nothing is ready that stops"
+    finally:
+        manager.close()
+
+
 def test_a_stopped_loop_feeds_no_watchdog(supervise: Supervise, tmp_path: Path) -> None:
     manager = ServiceManager(str(tmp_path / "own"))
     try:

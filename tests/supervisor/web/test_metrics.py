@@ -20,7 +20,7 @@ from millstream.protocol.link import Link
 from millstream.protocol.transitions import NewJob, Outcome
 from millstream.supervisor.web.gauges import GAUGES
 from millstream.worker import metrics
-from tests.supervisor.web.conftest import Mill, StartMill
+from tests.supervisor.web.conftest import TOML, Mill, StartMill
 from tests.support.servers import Kind
 from tests.support.waiting import wait_until
 
@@ -341,3 +341,48 @@ def test_jobs_run_on_where_the_folder_is_removed(mill: StartMill) -> None:
     running.wait_metric('millstream_worker_exits_total{group="default",reason="crash"}', 1)
     wait_until(lambda: not running.get("/healthz").reasons(), describe=lambda: running.get("/healthz").text)
     running.up.stop()
+
+
+def test_a_reload_counts_on_and_calls_groups_by_their_names(mill: StartMill) -> None:
+    """Also groups that are gone, while their workers end what they run."""
+    running = mill(web='max_backlog_age = 100\n[workers.other]\nqueues = ["c", "b"]\nprocesses = 1')
+    for number in range(20):
+        running.enqueue("ok", number)
+    running.wait_finished("ok", "completed", 20)
+    held = [running.enqueue("until", f"go{number}") for number in range(2)]
+    wait_until(lambda: all(handle.status() == "running" for handle in held), describe=running.up.log)
+    before = {name: value for name, value in running.metrics().items() if KEPT.search(name)}
+    web = running.web()
+    toml = TOML.format(processes=2, web="", supervisor="")
+    (running.up.folder / "millstream.toml").write_text(f'app = "app_under_test:app"\n{toml}')
+    source = running.up.folder / "app_under_test.py"
+    source.write_text(source.read_text() + "\n@app.job(queue='a')\ndef added() -> None: ...\n")
+    running.up.send(signal.SIGHUP)
+    running.up.wait_log("reload.done", 30)
+    wait_until(lambda: running.web() != web and len(re.findall("web.listening", running.up.log())) == 2)
+    assert _monotonic(running, before)
+    assert running.metrics()['millstream_jobs_finished_total{job="added",outcome="completed",queue="a"}'] == 0
+    wait_until(lambda: running.get("/readyz").code == running.get("/healthz").code == 200, 10.0)
+    samples = running.metrics()
+    assert samples['millstream_workers{group="default",state="draining"}'] == 1
+    assert samples['millstream_workers{group="default",state="idle"}'] == 2
+    assert samples['millstream_workers{group="other",state="draining"}'] == 1
+    assert samples['millstream_workers_target{group="default"}'] == 2
+    assert 'millstream_workers_target{group="other"}' not in samples
+    text = running.get("/metrics").text
+    names = [line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
+    assert len(names) == len(set(names)), "each series once"
+    if shutil.which("promtool"):
+        assert _lint(text) == (0, "")
+    os.kill(running.up.workers("other")[0], signal.SIGKILL)
+    running.wait_metric('millstream_worker_exits_total{group="other",reason="crash"}', 1)
+    for number in range(2):
+        (running.up.folder / f"go{number}").touch()
+    for handle in held:
+        handle.result(10)
+    running.wait_metric('millstream_workers{group="default",state="draining"}', 0)
+    running.wait_finished("until", "completed", 2)
+    folder = running.folder()
+    running.up.stop()
+    assert not folder.exists()
+    assert not any(path.is_symlink() for path in folder.parent.iterdir())

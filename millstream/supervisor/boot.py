@@ -94,10 +94,12 @@ def take_over(descriptor: int, launch: Launch) -> int:
     try:
         content = handover.read(descriptor)
         found, plan = handover.handover_of(content), handover.plan_of(content)
+        if found.pid != os.getpid():
+            raise ValueError("this handover is meant for another process")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{VARIABLE}: is for the supervisor's own use; remove it") from error
     os.close(descriptor)
-    for kept in (plan.identity.lock, *found.descriptors):
+    for kept in found.descriptors:
         os.set_inheritable(kept, False)
     logs.configure()
     signals = Signals(found.signals)

@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from millstream.protocol.scoreboard import LAYOUT, Record, RecordState, Scoreboard, Word, anonymous_file
 from millstream.supervisor.embedded import Server
 from millstream.supervisor.plan import GroupPlan, Plan
+from millstream.supervisor.slot import Process
 
 FORMAT = 1
 """Of everything in this file, and of the plan. A version that cannot read what its predecessor writes has another."""
@@ -48,6 +49,7 @@ class Handover:
     """All that the successor must know. Descriptors are numbers, times monotonic seconds."""
 
     pid: int
+    lock: int  # of our name
     board: int
     records: int
     groups: tuple[GroupPlan, ...]  # whose numbers stand in the records
@@ -66,13 +68,15 @@ class Handover:
 
     @property
     def descriptors(self) -> Iterator[int]:
-        """What has to stay open, but for the lock of our name, which is the plan's."""
+        """What has to stay open."""
+        yield self.lock
         yield self.board
         yield from (worker.process["stack_file"] for worker in self.workers)
         if self.folder is not None:
             yield self.folder.lock
 
 
+_OF_A_PROCESS = {one.name for one in fields(Process)} - {"record"}
 _PLAN = TypeAdapter(Plan)
 _HANDOVER = TypeAdapter(Handover)
 
@@ -115,10 +119,10 @@ def as_written(value: Plan | Handover) -> dict[str, Any]:
 
 
 def handover_of(content: dict[str, Any]) -> Handover:
-    """The handover in a file, if it is meant for this process. Raises :class:`ValueError`."""
+    """The handover in a file. Raises :class:`ValueError` for one of another version."""
     found = _HANDOVER.validate_python(content.get("handover"))
-    if found.pid != os.getpid():
-        raise ValueError("this handover is meant for another process")
+    if any(worker.process.keys() != _OF_A_PROCESS for worker in found.workers):
+        raise ValueError("this was written by another version")
     return found
 
 

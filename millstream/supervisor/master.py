@@ -299,7 +299,7 @@ class Supervisor:
         if self._reload.accepted is not None:
             self._hand_over()
         elif self._reload.wanted and self._reload.idle:
-            self._reload.start(self._plan)
+            self._reload.start(self._plan, self._left())
 
     def _hand_over(self) -> None:
         """Become the new code. Signals that arrive meanwhile stay blocked until it has its handlers."""
@@ -312,6 +312,7 @@ class Supervisor:
         folder = self._folder
         return Handover(
             pid=os.getpid(),
+            lock=self._plan.identity.lock,
             board=self._board.descriptor,
             records=len(self._board.records),
             groups=self._plan.all_groups,

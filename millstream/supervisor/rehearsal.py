@@ -39,6 +39,7 @@ def _running(descriptor: int) -> Plan:
     """The plan of the supervisor that asks. Raises :class:`Unsupported` where we could not go on with its workers."""
     asked = handover.read(descriptor)
     try:
+        handover.handover_of(asked)
         return handover.plan_of(asked)
     except ValueError:
         raise Unsupported(

@@ -57,19 +57,22 @@ class Reload:
             log.info("reload.done", seconds=seconds, old_workers=old)
             self._notifier.reloaded()
 
-    def start(self, plan: Plan) -> None:
-        """Start the rehearsal for the successor of a supervisor that runs by *plan*."""
+    def start(self, plan: Plan, state: Handover) -> None:
+        """Start the rehearsal for the successor of a supervisor that runs by *plan*.
+
+        It sees what would be handed over now: what it cannot read, the successor could not read either.
+        """
         self.wanted, self.began, self._killed = False, time.monotonic(), ""
         log.info("reload.started")
         self._notifier.reloading()
         if self._launch is None:
             return self.refuse("this supervisor was not started by `millstream up`")
-        self._file = handover.write({"plan": handover.as_written(plan)})
         try:
+            self._file = handover.write({"plan": handover.as_written(plan), "handover": handover.as_written(state)})
             self.pid = fork(self._program())
         except OSError as error:  # no memory, processes or descriptors left
-            os.close(self._file)
-            self.refuse(str(error))
+            self._close()
+            self.refuse(f"the process that would load it cannot be started: {error}")
         return None
 
     def keep_time(self, now: float) -> None:
@@ -93,7 +96,7 @@ class Reload:
         endings.kill_leftovers(self.pid)
         self.pid = None
         answer = handover.read(self._file)
-        os.close(self._file)
+        self._close()
         if self._killed:
             self.refuse(self._killed)
         elif status == 0 and "accepted" in answer:
@@ -110,21 +113,23 @@ class Reload:
     def become_successor(self, state: Handover) -> None:
         """Go on as the new code, with these children; returns only where that cannot be started."""
         assert self._launch is not None
-        assert self.accepted is not None
-        content = {"plan": self.accepted, "handover": handover.as_written(state)}
-        file = handover.write(content)
-        kept = [file, self.accepted["identity"]["lock"], *state.descriptors]
         sys.stdout.flush()
         sys.stderr.flush()
-        for descriptor in kept:
-            os.set_inheritable(descriptor, True)
         try:
-            self._launch.start_again(relaunch.Role.SUCCESSOR, file)
+            self._file = handover.write({"plan": self.accepted, "handover": handover.as_written(state)})
+            for descriptor in (self._file, *state.descriptors):
+                os.set_inheritable(descriptor, True)
+            self._launch.start_again(relaunch.Role.SUCCESSOR, self._file)
         except OSError as error:
-            for descriptor in kept:
+            for descriptor in state.descriptors:
                 os.set_inheritable(descriptor, False)
-            os.close(file)
+            self._close()
             self.refuse(f"the new code cannot be started: {error}")
+
+    def _close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
     def _program(self) -> Callable[[], int]:
         parent, launch, file = os.getpid(), self._launch, self._file

@@ -20,6 +20,7 @@ from millstream.supervisor.handover import FORMAT, Folder, Handover, OldWorker
 from millstream.supervisor.identity import Identity
 from millstream.supervisor.plan import Plan, make_plan
 from millstream.supervisor.relaunch import VARIABLE, Launch, Role
+from millstream.supervisor.slot import Process
 from tests.support.supervised import ROOT
 
 OTHERS: list[dict[str, object]] = [{"format": FORMAT + 1}, {"layout": LAYOUT + 1}, {"plan": {"app": 5}}, {"plan": None}]
@@ -47,12 +48,28 @@ memory_limit = "1GiB"
 
 def left(plan: Plan, board: Scoreboard, **changes: object) -> Handover:
     """What a supervisor leaves that has one worker, in record 3."""
-    worker = OldWorker(3, 0, False, {"pid": 12, "incarnation": 5, "stack_file": 9, "started": 1.5})
+    process = Process(12, 5, board.records[3], 9, 1.5)
+    worker = OldWorker(3, 0, False, process.to_dict())
     folder = Folder("/run/m", 8, None)
-    values = {"pid": os.getpid(), "board": board.descriptor, "records": len(board.records), "groups": plan.all_groups}
-    values |= {"workers": (worker,), "incarnations": 5, "replaced": (), "server": None, "folder": folder}
-    values |= {"quiet": False, "again": True, "signals": (15, 1), "last_tick": 1.25, "gaps": ((2.0, 1.5),)}
-    return Handover(**{**values, "began": 1.0, **changes})  # type: ignore[arg-type]
+    values: dict[str, object] = {
+        "pid": os.getpid(),
+        "lock": plan.identity.lock,
+        "board": board.descriptor,
+        "records": len(board.records),
+        "groups": plan.all_groups,
+        "workers": (worker,),
+        "incarnations": 5,
+        "replaced": (),
+        "server": None,
+        "folder": folder,
+        "quiet": False,
+        "again": True,
+        "signals": (15, 1),
+        "last_tick": 1.25,
+        "gaps": ((2.0, 1.5),),
+        "began": 1.0,
+    }
+    return Handover(**{**values, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -82,7 +99,7 @@ def test_a_plan_and_a_handover_are_read_as_they_were_written(tmp_path: Path, boa
     content = written(plan, found)
     assert handover.plan_of(content) == plan
     assert handover.handover_of(content) == found
-    assert list(found.descriptors) == [board.descriptor, 9, 8]
+    assert list(found.descriptors) == [7, board.descriptor, 9, 8]
 
 
 @pytest.mark.parametrize("change", OTHERS)
@@ -94,10 +111,13 @@ def test_what_another_version_has_written_is_refused(
         handover.plan_of({**written(plan, left(plan, board)), **change})
 
 
-def test_a_handover_for_another_process_is_refused(tmp_path: Path, board: Scoreboard) -> None:
-    plan = plan_of(TOML, tmp_path)
-    with pytest.raises(ValueError, match="another process"):
-        handover.handover_of(written(plan, left(plan, board, pid=os.getpid() + 1)))
+def test_a_handover_with_other_fields_is_refused(tmp_path: Path, board: Scoreboard) -> None:
+    content = written(plan_of(TOML, tmp_path), left(plan_of(TOML, tmp_path), board))
+    for change in ({"pid": None}, {"workers": [{"record": 3, "slot": 0, "retiring": False, "process": {"pid": 1}}]}):
+        found = content["handover"]
+        assert isinstance(found, dict)
+        with pytest.raises(ValueError, match=r"version|validation error"):
+            handover.handover_of({**content, "handover": {**found, **change}})
 
 
 def test_an_answer_that_was_never_written_is_empty() -> None:
@@ -181,16 +201,18 @@ def test_a_folder_is_found_again_by_its_link(tmp_path: Path, monkeypatch: pytest
 LATE = """
 import os, sys, time
 from pathlib import Path
+from millstream.protocol.scoreboard import Scoreboard
 from millstream.supervisor import logs, reload
 from millstream.supervisor.notify import Notifier
-from millstream.supervisor.plan import Plan
 from millstream.supervisor.relaunch import Launch
-from tests.supervisor.test_reload_parts import TOML, plan_of
+from tests.supervisor.test_reload_parts import TOML, left, plan_of
 
 logs.configure("json")
+board = Scoreboard.create(18)
+plan = plan_of(TOML, Path.cwd())
 launch = Launch((sys.executable, "-c", "import time; time.sleep(60)"), os.getcwd(), dict(os.environ))
 own = reload.Reload(launch, Notifier(), lambda: None)
-own.start(plan_of(TOML, Path.cwd()))
+own.start(plan, left(plan, board))
 own.keep_time(time.monotonic() + reload.LIMIT - 1)
 assert os.waitpid(own.pid, os.WNOHANG) == (0, 0)
 own.keep_time(time.monotonic() + reload.LIMIT + 1)
@@ -198,12 +220,12 @@ own.died(os.waitpid(own.pid, 0)[1])
 assert own.idle and not own.wanted
 
 own = reload.Reload(Launch(("/nowhere/python",), os.getcwd(), {}), Notifier(), lambda: None)
-own.start(plan_of(TOML, Path.cwd()))
+own.start(plan, left(plan, board))
 own.died(os.waitpid(own.pid, 0)[1])
 assert own.idle
 
 own = reload.Reload(None, Notifier(), lambda: None)
-own.start(plan_of(TOML, Path.cwd()))
+own.start(plan, left(plan, board))
 assert own.idle
 """
 

@@ -157,12 +157,15 @@ def test_a_hup_before_it_is_ready_waits_until_then(url: str, prefix: str, tmp_pa
 
 def test_reloads_leave_no_descriptors_and_no_processes(reloading: StartReloading) -> None:
     running = reloading()
-    found = []
+
+    def descriptors() -> int:
+        return len(os.listdir(f"/proc/{running.pid}/fd"))
+
+    before = descriptors()
     for _ in range(4):
         running.reload()
-        wait_until(lambda: len(running.up.tree()) == 3, 10.0, running.up.log)
-        found.append(len(os.listdir(f"/proc/{running.pid}/fd")))
-    assert found[0] == found[-1]
+    wait_until(lambda: len(running.up.tree()) == 3, 10.0, running.up.log)
+    wait_until(lambda: descriptors() == before, 5.0, lambda: f"{descriptors()}, not {before}")
     running.up.stop()
 
 

@@ -37,13 +37,14 @@ _Client: Any = MmapedDict  # it is not typed
 
 
 class Store(_Client):  # type: ignore[misc]
-    """One file. Its methods are called under the client's lock."""
+    """One file. Its methods are called under the client's lock; ``in_memory`` while not all is in the file."""
 
     def __init__(self, path: str, report: Report) -> None:
         self._path = path
         self._report = report
         self._again = 0.0
         self._first: Any = b""  # while we count in memory: the part that is in the file
+        self.in_memory = False
         self._blank = False  # memory of our own that does not hold what the file has
         try:
             with open(path, "ab") as file:
@@ -84,6 +85,7 @@ class Store(_Client):  # type: ignore[misc]
 
     def _leave_the_file(self, error: OSError) -> None:
         self._again = time.monotonic() + AGAIN
+        self.in_memory = True
         self.write_value = self._write_in_memory  # nothing to ask on the way of those that have a file
         if not _lost:
             self._report(error)
@@ -114,6 +116,7 @@ class Store(_Client):  # type: ignore[misc]
         mapped[_HEAD : self._used] = self._m[_HEAD : self._used]
         mapped[:_HEAD] = self._m[:_HEAD]  # last: it says how much of the file is valid
         self._f, self._m, self._first, self._blank = file, mapped, b"", False
+        self.in_memory = False
         del self.write_value
         _lost.discard(self._path)
         if not _lost:

@@ -76,11 +76,12 @@ class Tally(Uncounted):
     def judged(self, queue: str, outcomes: Sequence[Outcome], verdicts: Verdicts, *, resent: bool) -> None:
         accepted: dict[tuple[str, str], list[Run | None]] = {}
         last, busy, noted = 0, 0.0, self._noted
-        ok, unknown = Verdict.OK, metrics.UNKNOWN
+        ok, failed, unknown = Verdict.OK, Verdict.ERROR, metrics.UNKNOWN
         for outcome, (verdict, _) in zip(outcomes, verdicts, strict=True):
-            if verdict is Verdict.ERROR or outcome.ref not in noted:
+            found = None if verdict is failed else noted.pop(outcome.ref, None)
+            if found is None:
                 continue
-            last, run = noted.pop(outcome.ref)
+            last, run = found
             name = unknown
             if run is not None:
                 name, busy = run.entry.name, busy + run.duration
@@ -125,7 +126,7 @@ def _ended(noted: Sequence[Run | None]) -> Ended:
     runs = [run for run in noted if run is not None]
     # The id of an entry is the time at which it became ready. A producer's clock, and ours as far as we guess the
     # server's, may be off: nothing takes less than no time.
-    waits = [run.started_at - int(run.entry.ref[1:].partition("-")[0]) for run in runs]
+    waits = [run.started_at - int((ref := run.entry.ref)[1 : ref.index("-")]) for run in runs]
     totals = [(run.started_at - run.entry.enqueued_at) / 1000 + run.duration for run in runs]
     return Ended(
         len(noted),

@@ -110,3 +110,29 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     print(json.dumps(told))
     """
     assert run(HEAD + textwrap.dedent(script), tmp_path / "file" / "below") == [20]
+
+
+def test_a_histogram_has_what_prometheus_would_have(tmp_path: Path) -> None:
+    """Amounts on the bounds, between and beyond them; against the client's own histogram."""
+    script = """
+    import random
+    from prometheus_client import Histogram
+    from millstream.worker.cells import Histogram as Ours
+    bounds, draw = (0.5, 1, 2.5), random.Random(7)
+    cells.install(folder, "0", told.append)
+    theirs = Histogram("theirs_seconds", "x", buckets=bounds)
+    ours = Ours(Metric("ours_seconds", (), "x", bounds))
+    ours.prepare()
+    for size in (0, 1, 2, 50, 200):
+        amounts = [draw.choice((0.0, 0.5, 0.7, 1.0, 2.5, 2.6, 9.0)) for _ in range(size)]
+        ours.add(amounts)
+        for amount in amounts:
+            theirs.observe(amount)
+    lines = [line.partition("_") for line in Ledger(folder).text().splitlines() if not line.startswith("#")]
+    print(json.dumps({name: sorted(rest for who, _, rest in lines if who == name) for name in ("ours", "theirs")}))
+    """
+    found = run(HEAD + textwrap.dedent(script), tmp_path)
+    assert len(found["ours"]) == 6
+    assert [line.split()[0] for line in found["ours"]] == [line.split()[0] for line in found["theirs"]]
+    for ours, theirs in zip(found["ours"], found["theirs"], strict=True):
+        assert abs(float(ours.split()[1]) - float(theirs.split()[1])) < 1e-9

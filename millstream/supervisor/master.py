@@ -177,7 +177,8 @@ class Supervisor:
                     self._reload.wanted = self._stage is Stage.RUNNING
 
     def _begin_drain(self) -> None:
-        self._enter(Stage.DRAINING)
+        busy = sum(1 for _, process in self._workers.processes if process.record.running)
+        self._enter(Stage.DRAINING, busy=busy, hint="a second signal stops at once")
         self._reload.cancel()
         self._drain_started = time.monotonic()
         self._board.header[Header.PHASE] = Phase.DRAINING
@@ -351,9 +352,9 @@ class Supervisor:
             doing = "quiet" if self._ready else "starting"
         return f"{doing}: {self._workers.summary}"
 
-    def _enter(self, stage: Stage) -> None:
+    def _enter(self, stage: Stage, **facts: object) -> None:
         self._stage, self._stage_started = stage, time.monotonic()
-        log.info("supervisor.stage", stage=stage.name.lower(), waiting_for=stage.value)
+        log.info("supervisor.stage", stage=stage.name.lower(), waiting_for=stage.value, **facts)
 
 
 def _dead_children() -> Iterator[tuple[int, int]]:

@@ -14,12 +14,15 @@ from millstream.supervisor.restart import Backoff
 
 log = structlog.get_logger("millstream.supervisor")
 
+LOOK_AGAIN = 1.0
+"""Seconds between two tries to start it: after a failure, or while another supervisor runs it."""
+
 
 class ServerChild:
-    """Keeps the embedded server running; without one (``server`` is None, or another's) it does nothing."""
+    """Keeps the embedded server running, if there is one. Another supervisor's is taken over when that one leaves."""
 
     def __init__(self, server: embedded.Server | None) -> None:
-        self._server = server if server is not None and server.pid is not None else None
+        self._server = server
         self.pid = server.pid if server is not None else None
         self._backoff = Backoff()
         self._started = time.monotonic()
@@ -32,21 +35,22 @@ class ServerChild:
 
     @property
     def server(self) -> embedded.Server | None:
-        """The server that is ours to keep running, with its pid (None while it is down)."""
+        """The server, with its pid (None while it is down, or another supervisor's)."""
         return None if self._server is None else replace(self._server, pid=self.pid)
 
     def keep_alive(self, now: float) -> None:
         """Start it again where it died. It loads its data by itself; the others come back when it answers."""
         if self._server is None or self.pid is not None or now < self._not_before:
             return
+        self._not_before = now + LOOK_AGAIN
         try:
             self.pid = embedded.respawn(self._server.data, self._server.socket)
         except MillstreamError as error:
             log.error("server.not_started", error=str(error))
-            self._not_before = now + self._backoff.after_death(0.0) + 1.0
-            return
-        self._started = now
-        log.info("server.started", pid=self.pid)
+            self._not_before += self._backoff.after_death(0.0)
+        if self.pid is not None:
+            self._started = now
+            log.info("server.started", pid=self.pid)
 
     def died(self, status: int) -> None:
         """It was reaped."""

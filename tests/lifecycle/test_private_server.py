@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
@@ -84,3 +85,31 @@ def test_term_to_the_whole_tree_does_not_take_the_server_away(supervise: Callabl
     assert len(running.info().attempts) == 1
     app.client.close()
     up.stop()
+
+
+@ONE_FIXTURE
+def test_who_stays_takes_the_server_over_from_who_leaves(supervise: Callable[..., Supervised]) -> None:
+    """Two supervisors of one folder: the first one runs the server, and ends it when it goes."""
+    first = supervise(APP, redis_url=None, env={"MILLSTREAM_SUPERVISOR__NAME": "first"})
+    data = {"MILLSTREAM_DATA": str(first.folder / DATA_FOLDER)}
+    second = supervise(APP, redis_url=None, env={**data, "MILLSTREAM_SUPERVISOR__NAME": "second"})
+    assert "(already running)" in second.output()
+    assert (_server(first) is not None, _server(second)) == (True, None)
+    app = Millstream(redis_url=f"unix://{socket_path(first.folder / DATA_FOLDER)}", prefix=first.prefix, patience=10.0)
+    before = app.enqueue("nap", 2.0, queue="default")
+    first.stop()
+    wait_until(lambda: _server(second), describe=second.log)
+    assert before.result(20) == "rested"
+    assert app.enqueue("add", 1, 2, queue="default").result(20) == 3
+    second.stop()
+    assert processes_of(first.folder / DATA_FOLDER) == []
+    app.client.close()
+
+
+def processes_of(folder: Path) -> list[int]:
+    """The servers that work on this folder."""
+    return [
+        process.pid
+        for process in psutil.process_iter()
+        if str(folder) in " ".join(process.cmdline() if process.is_running() else [])
+    ]

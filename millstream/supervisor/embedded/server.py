@@ -69,15 +69,15 @@ def start(
         time.sleep(POLL)
 
 
-def respawn(data: Path, socket: Path, *, environ: Mapping[str, str] = os.environ) -> int:
+def respawn(data: Path, socket: Path, *, environ: Mapping[str, str] = os.environ) -> int | None:
     """Start the server again after it died, without waiting for it to answer; its pid, for the caller to reap.
 
-    Raises EmbeddedUnavailable.
+    None where one is there: another supervisor runs it. Raises EmbeddedUnavailable.
     """
     _prepare(data, socket)
     lock = _lock(data)
     if lock is None:
-        raise EmbeddedUnavailable(f"{data}: another process holds {LOCK_NAME}")
+        return None
     try:
         return spawn(command(find_binary(environ), data, socket), data / LOG_NAME, lock)
     finally:

@@ -20,17 +20,17 @@ from millstream.protocol.scoreboard import Cause, Header, Interrupt, Order, Phas
 from millstream.supervisor import deadlines, endings, memory, signals
 from millstream.supervisor.deadlines import Gaps
 from millstream.supervisor.embedded import Server
-from millstream.supervisor.handover import Handover
-from millstream.supervisor.maintenance_child import MaintenanceChild
+from millstream.supervisor.embedded.child import ServerChild
+from millstream.supervisor.maintenance.child import MaintenanceChild
 from millstream.supervisor.notify import Notifier
 from millstream.supervisor.plan import Plan
-from millstream.supervisor.relaunch import Launch
-from millstream.supervisor.reload import Reload
-from millstream.supervisor.server_child import ServerChild
+from millstream.supervisor.reload.child import Reload
+from millstream.supervisor.reload.handover import Handover
+from millstream.supervisor.reload.relaunch import Launch
 from millstream.supervisor.signals import Signals
 from millstream.supervisor.slot import Slot
+from millstream.supervisor.web.child import WebChild
 from millstream.supervisor.web.folder import MetricsFolder
-from millstream.supervisor.web_child import WebChild
 from millstream.supervisor.workers import Workers
 
 log = structlog.get_logger("millstream.supervisor")

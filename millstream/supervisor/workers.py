@@ -14,8 +14,8 @@ from millstream.protocol.scoreboard import Cause, Header, Order, RecordState, Sc
 from millstream.supervisor import endings
 from millstream.supervisor.children import spawn_worker
 from millstream.supervisor.endings import Ending
-from millstream.supervisor.handover import OldWorker
 from millstream.supervisor.plan import GroupPlan, Plan
+from millstream.supervisor.reload.handover import OldWorker
 from millstream.supervisor.restart import HEALTHY, Backoff, RestartIntensity
 from millstream.supervisor.slot import Process, Slot
 from millstream.supervisor.targets import Targets

@@ -255,3 +255,17 @@ def test_workers_that_are_replaced_all_the_time_do_not_keep_it_from_growing(scal
     assert_all_ran_once(running, 200)
     wait_for_workers(running, 1)
     running.up.stop()
+
+
+def test_a_reload_keeps_the_number_of_workers(scaled: StartScaled) -> None:
+    running = scaled(calm=60.0)
+    fill(running, 100)
+    wait_for_workers(running, 4)
+    running.wait_for("end", count=100)
+    before = running.up.workers()
+    running.up.send(signal.SIGHUP)
+    running.up.wait_log("reload.done", 30.0)
+    wait_until(lambda: len(running.up.workers()) == 4 and not {*before} & {*running.up.workers()}, 15.0, running.up.log)
+    assert steps(running) == [(1, 2), (2, 4)]
+    wait_until(lambda: running.counters().get("completed") == 100, 5.0)
+    running.up.stop()

@@ -16,7 +16,7 @@ from typing import cast
 import pytest
 
 from millstream.protocol.scoreboard import Header, Scoreboard
-from millstream.supervisor.maintenance_child import MaintenanceChild
+from millstream.supervisor.maintenance.child import MaintenanceChild
 from millstream.supervisor.notify import EXTEND_INTERVAL, EXTENSION, Notifier
 from millstream.supervisor.plan import Plan
 from tests.support.servers import Server

@@ -137,6 +137,13 @@ def test_applications_that_cannot_be_used(
     assert (code, message in err) == (78, True), err
 
 
+def test_a_queue_that_nobody_serves_is_said(project: Path, supervise: Callable[..., Supervised]) -> None:
+    own = supervise(APP, '[workers.default]\nqueues = ["qq"]\nprocesses = 1\n')
+    line = next(line for line in own.log().splitlines() if "queue.not_served" in line)
+    assert '"queue":"q"' in line.replace(" ", "")
+    own.stop()
+
+
 def test_no_application(project: Path, url: str) -> None:
     (project / "millstream.toml").write_text("[workers.default]\nprocesses = 1\n")
     code, err = up(project, url)

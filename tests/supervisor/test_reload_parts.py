@@ -15,11 +15,12 @@ import pytest
 
 from millstream.protocol.errors import ConfigError
 from millstream.protocol.scoreboard import LAYOUT, Header, Order, RecordState, Scoreboard, Word
-from millstream.supervisor import config, handover, relaunch
-from millstream.supervisor.handover import FORMAT, Folder, Handover, OldWorker
+from millstream.supervisor import config
 from millstream.supervisor.identity import Identity
 from millstream.supervisor.plan import Plan, make_plan
-from millstream.supervisor.relaunch import VARIABLE, Launch, Role
+from millstream.supervisor.reload import handover, relaunch
+from millstream.supervisor.reload.handover import FORMAT, Folder, Handover, OldWorker
+from millstream.supervisor.reload.relaunch import VARIABLE, Launch, Role
 from millstream.supervisor.slot import Process
 from tests.support.supervised import ROOT
 
@@ -59,6 +60,7 @@ def left(plan: Plan, board: Scoreboard, **changes: object) -> Handover:
         "groups": plan.all_groups,
         "workers": (worker,),
         "incarnations": 5,
+        "targets": {"default": 2},
         "replaced": (),
         "server": None,
         "folder": folder,
@@ -202,29 +204,30 @@ LATE = """
 import os, sys, time
 from pathlib import Path
 from millstream.protocol.scoreboard import Scoreboard
-from millstream.supervisor import logs, reload
+from millstream.supervisor import logs
 from millstream.supervisor.notify import Notifier
-from millstream.supervisor.relaunch import Launch
+from millstream.supervisor.reload import child, handover
+from millstream.supervisor.reload.relaunch import Launch
 from tests.supervisor.test_reload_parts import TOML, left, plan_of
 
 logs.configure("json")
 board = Scoreboard.create(18)
 plan = plan_of(TOML, Path.cwd())
 launch = Launch((sys.executable, "-c", "import time; time.sleep(60)"), os.getcwd(), dict(os.environ))
-own = reload.Reload(launch, Notifier(), lambda: None)
+own = child.Reload(launch, Notifier(), lambda: None)
 own.start(plan, left(plan, board))
-own.keep_time(time.monotonic() + reload.LIMIT - 1)
+own.keep_time(time.monotonic() + child.LIMIT - 1)
 assert os.waitpid(own.pid, os.WNOHANG) == (0, 0)
-own.keep_time(time.monotonic() + reload.LIMIT + 1)
+own.keep_time(time.monotonic() + child.LIMIT + 1)
 own.died(os.waitpid(own.pid, 0)[1])
 assert own.idle and not own.wanted
 
-own = reload.Reload(Launch(("/nowhere/python",), os.getcwd(), {}), Notifier(), lambda: None)
+own = child.Reload(Launch(("/nowhere/python",), os.getcwd(), {}), Notifier(), lambda: None)
 own.start(plan, left(plan, board))
 own.died(os.waitpid(own.pid, 0)[1])
 assert own.idle
 
-own = reload.Reload(None, Notifier(), lambda: None)
+own = child.Reload(None, Notifier(), lambda: None)
 own.start(plan, left(plan, board))
 assert own.idle
 """
@@ -251,16 +254,17 @@ SUCCEED = """
 import dataclasses, os, sys
 from pathlib import Path
 from millstream.protocol.scoreboard import Scoreboard
-from millstream.supervisor import handover, logs, reload
+from millstream.supervisor import logs
 from millstream.supervisor.notify import Notifier
-from millstream.supervisor.relaunch import Launch
+from millstream.supervisor.reload import child, handover
+from millstream.supervisor.reload.relaunch import Launch
 from tests.supervisor.test_reload_parts import TOML, left, plan_of
 
 logs.configure("json")
 board = Scoreboard.create(18)
 plan = plan_of(TOML, Path.cwd())
 plan = dataclasses.replace(plan, identity=dataclasses.replace(plan.identity, lock=os.open(".", os.O_RDONLY)))
-own = reload.Reload(Launch(("/nowhere/python",), os.getcwd(), {}), Notifier(), lambda: None)
+own = child.Reload(Launch(("/nowhere/python",), os.getcwd(), {}), Notifier(), lambda: None)
 own.accepted = handover.as_written(plan)
 before = len(os.listdir("/dev/fd"))
 own.become_successor(dataclasses.replace(left(plan, board), workers=(), folder=None))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from millstream.supervisor import relaunch
 from millstream.supervisor.cli.options import Globals, connection_options, output_options, redis_url_option
 from millstream.supervisor.cli.session import Session
+from millstream.supervisor.reload import relaunch
 
 if TYPE_CHECKING:
     from millstream.supervisor.config import Settings
@@ -34,10 +34,10 @@ def up(options: Globals, burst: bool, processes: int | None) -> int:
         return run(loaded, burst=burst, launch=launch)
     role, descriptor = received
     if role is relaunch.Role.SUCCESSOR:
-        from millstream.supervisor.boot import take_over
+        from millstream.supervisor.reload.succession import take_over
 
         return take_over(descriptor, launch)
-    from millstream.supervisor.rehearsal import rehearse
+    from millstream.supervisor.reload.rehearsal import rehearse
 
     return rehearse(descriptor, settings, burst=burst)
 

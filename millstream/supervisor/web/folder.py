@@ -9,8 +9,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from millstream.supervisor.handover import Folder
 from millstream.supervisor.identity import runtime_folder
+from millstream.supervisor.reload.handover import Folder
 from millstream.worker.tally import PREPARED
 
 ADDRESS = "address"

@@ -11,12 +11,13 @@ from typing import Any
 
 import structlog
 
-from millstream.supervisor import endings, handover, relaunch, signals
+from millstream.supervisor import endings, signals
 from millstream.supervisor.children import fork
-from millstream.supervisor.handover import Handover
 from millstream.supervisor.notify import Notifier
 from millstream.supervisor.plan import Plan
-from millstream.supervisor.relaunch import Launch
+from millstream.supervisor.reload import handover, relaunch
+from millstream.supervisor.reload.handover import Handover
+from millstream.supervisor.reload.relaunch import Launch
 from millstream.worker.program import die_with_parent
 
 log = structlog.get_logger("millstream.supervisor")

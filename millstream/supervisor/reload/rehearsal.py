@@ -15,10 +15,11 @@ from millstream.protocol.errors import ConfigError, MillstreamError, Unsupported
 from millstream.protocol.importing import import_app
 from millstream.protocol.keys import Keys
 from millstream.protocol.link import Link
-from millstream.supervisor import boot, embedded, handover, logs
+from millstream.supervisor import application, boot, embedded, logs
 from millstream.supervisor.config import Settings
 from millstream.supervisor.plan import Plan, make_plan
 from millstream.supervisor.preflight import check_server
+from millstream.supervisor.reload import handover
 
 
 def rehearse(descriptor: int, load: Callable[[], Settings], *, burst: bool) -> int:
@@ -54,9 +55,9 @@ def _plan(running: Plan, settings: Settings, *, burst: bool) -> Plan:
     boot.warn_of_what_is_not_used(settings)
     if settings.location.embedded:
         embedded.refuse_in_production(production=settings.production)
-    app = import_app(boot.reference_of(settings))
+    app = import_app(application.reference_of(settings))
     if settings.supervisor.preload:
-        boot.refuse_threads(boot.reference_of(settings))
+        application.refuse_threads(application.reference_of(settings))
     link = Link(settings.location.url, timeout=5.0, connect_timeout=2.0)
     try:
         check_server(link, Keys(settings.location.prefix))
@@ -64,7 +65,7 @@ def _plan(running: Plan, settings: Settings, *, burst: bool) -> Plan:
         link.close()
     queues = tuple(app.registry.queues)
     plan = make_plan(settings, running.identity, running.gone, queues, burst=burst, metrics=running.metrics)
-    boot.refuse_without_queues(plan)
+    boot.check_queues(plan, queues)
     return replace(plan, started=running.started)
 
 

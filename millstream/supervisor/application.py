@@ -1,0 +1,72 @@
+"""The application, as the supervisor meets it: imported in a throwaway process, or once for all workers."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import orjson
+
+from millstream.protocol.app import Millstream
+from millstream.protocol.errors import ConfigError, ImportFailed, MillstreamError
+from millstream.protocol.importing import import_app
+from millstream.supervisor.children import fork
+from millstream.supervisor.config import Settings
+from millstream.worker import cells
+
+
+def reference_of(settings: Settings) -> str:
+    """The application, as ``module:object``. Raises :class:`ConfigError` where none is named."""
+    if not settings.app:
+        raise ConfigError('app: name your application, as in app = "shop.jobs:app" (or --app, or MILLSTREAM_APP)')
+    return settings.app
+
+
+def preload(reference: str, metrics: str) -> Millstream:
+    """Import the application here, so that all workers share its memory. Raises :class:`ImportFailed`."""
+    app = import_here(reference, metrics)
+    refuse_threads(reference)
+    return app
+
+
+def import_here(reference: str, metrics: str) -> Millstream:
+    """The same, by somebody who has a thread meanwhile and calls :func:`refuse_threads` himself."""
+    if metrics:
+        cells.install(metrics, cells.SUPERVISOR)
+    return import_app(reference)
+
+
+def refuse_threads(reference: str) -> None:
+    """Raise :class:`ImportFailed` where the import of the application has left threads running."""
+    others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if others:
+        raise ImportFailed(
+            f"app {reference!r} leaves threads running ({', '.join(others)}); forking would break them: "
+            "start them in an on_worker_start hook, or set supervisor.preload = false"
+        )
+
+
+def queues_of(reference: str) -> tuple[str, ...]:
+    """The queues of the registered jobs: asked of a throwaway child. Raises :class:`ImportFailed`."""
+    reader, writer = os.pipe()
+
+    def program() -> int:
+        os.close(reader)
+        try:
+            answer = {"queues": import_app(reference).registry.queues}
+        except MillstreamError as error:
+            answer = {"error": [str(error)]}
+        os.write(writer, orjson.dumps(answer))
+        return 0
+
+    pid = fork(program, own_group=False)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(pid, 0)
+    if not answer:
+        raise ImportFailed(f"app {reference!r} cannot be imported: the process that tried ended without a word")
+    found = orjson.loads(answer)
+    if "error" in found:
+        raise ImportFailed(found["error"][0])
+    return tuple(found["queues"])

@@ -185,16 +185,25 @@ def renew(keys: QueueKeys, consumer: str, refs: Sequence[str]) -> Call[list[str]
     return Call(script("renew"), keys.streams, (consumer, *refs), lambda reply: [ref.decode() for ref in reply])
 
 
+class RecoveredRun(NamedTuple):
+    """A run that was on when its lease expired: how it ended for its job (a :class:`Kind`), and which job it was."""
+
+    kind: str
+    name: str
+    id: str
+    number: int
+
+
 class Recovered(NamedTuple):
     """One step of a recovery sweep; ``cursor`` is "" at the end of the stream's pending entries.
 
-    ``ended`` is of the runs that counted, because they were on: the kind of the end, and the name of the job.
+    ``ended`` are the runs that counted, because they were on.
     """
 
     cursor: str
     recovered: int
     dead: int
-    ended: list[tuple[str, str]]
+    ended: list[RecoveredRun]
 
 
 def recover(
@@ -226,8 +235,12 @@ def recover(
 
 
 def _parse_recovered(reply: list[Any]) -> Recovered:
-    ended = [part.decode() for part in reply[3]]
-    return Recovered(reply[0].decode(), int(reply[1]), int(reply[2]), list(zip(ended[::2], ended[1::2], strict=True)))
+    parts = iter(reply[3])
+    runs = [
+        RecoveredRun(kind.decode(), name.decode(), job_id.decode(), int(number))
+        for kind, name, job_id, number in zip(parts, parts, parts, parts, strict=True)
+    ]
+    return Recovered(reply[0].decode(), int(reply[1]), int(reply[2]), runs)
 
 
 def prune(keys: QueueKeys, instance: str, own: Sequence[str], alive: Sequence[str]) -> Call[int]:

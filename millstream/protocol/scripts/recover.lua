@@ -8,7 +8,7 @@
 --       dead, 7 delay in ms after its second crash, 8 row of the dead letter, 9 server time in ms after which this
 --       call must do nothing: it was held up, and owners could not renew meanwhile; 10 only the gone instance (1)
 -- Returns {next cursor ("" at the end), how many were recovered, how many became dead, {how each run that counted
--- ended (crashed: dead; crash: it runs again; cancelled), name of its job, ...}}.
+-- ended (crashed: dead; crash: it runs again; cancelled), name of its job, id of the job, number of the run, ...}}.
 -- include: _keys.lua
 -- include: _moves.lua
 -- include: _enqueued.lua
@@ -27,6 +27,8 @@ end
 local function counted(kind, job)
   ended[#ended + 1] = kind
   ended[#ended + 1] = name_of(job.env)
+  ended[#ended + 1] = job.id
+  ended[#ended + 1] = job.run - 1
 end
 
 local function requeue(ref, job)

@@ -9,7 +9,7 @@ from functools import partial
 import orjson
 
 from millstream.protocol.scoreboard import Cause, Header, Scoreboard
-from millstream.protocol.transitions import Kind, Outcome, Verdict
+from millstream.protocol.transitions import Kind, Outcome, RecoveredRun, Verdict
 from millstream.supervisor.endings import Ending
 from millstream.supervisor.plan import Plan
 from millstream.worker import cells, metrics
@@ -39,8 +39,8 @@ class Uncounted:
     def redelivered(self, queue: str, reason: str, count: int = 1) -> None:
         """Count runs that started, did not end, and are delivered again."""
 
-    def recovered(self, queue: str, ended: Sequence[tuple[str, str]]) -> None:
-        """Count runs whose lease was over and that counted: the kind of each end, and the job's name."""
+    def recovered(self, queue: str, ended: Sequence[RecoveredRun]) -> None:
+        """Count runs whose lease was over and that counted."""
 
     def redis_failed(self, operation: str) -> None:
         """Count a failed round of the urgent loop or of the duties."""
@@ -94,10 +94,10 @@ class Counting(Uncounted):
     def redelivered(self, queue: str, reason: str, count: int = 1) -> None:
         self._series.redelivered(queue, reason, count)
 
-    def recovered(self, queue: str, ended: Sequence[tuple[str, str]]) -> None:
+    def recovered(self, queue: str, ended: Sequence[RecoveredRun]) -> None:
         counted: dict[tuple[str, str], Ended] = {}
-        for kind, name in ended:
-            counted.setdefault((name, kind), Ended()).count += 1
+        for run in ended:
+            counted.setdefault((run.name, run.kind), Ended()).count += 1
         with self._both:
             self._series.count(queue, counted)
 

@@ -14,12 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import structlog
 
+from millstream.protocol.errors import MillstreamError
 from millstream.protocol.inspect import Host, hosts, known_queues, survey
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.link import Link
+from millstream.supervisor.maintenance.counting import Uncounted
 from millstream.supervisor.plan import Plan
 from millstream.worker.metrics import ARRIVALS, UNKNOWN
+from millstream.worker.names import read_names
+
+log = structlog.get_logger("millstream.maintenance")
 
 EVERY = 3.0
 """Seconds between two collections."""
@@ -33,11 +39,34 @@ MOST = 1000
 FILE = "facts.json"
 
 
-def collect(link: Link, plan: Plan, registered: Mapping[str, str]) -> None:
-    """Ask Redis and replace the file; *registered* has the queue of each job.
+class Collector:
+    """Collects again and again; no other duty is to suffer for a disk that is full."""
 
-    Raises :class:`Unavailable`, :class:`OSError`.
-    """
+    def __init__(self, plan: Plan, counts: Uncounted) -> None:
+        self._plan = plan
+        self._counts = counts
+        self._registered: dict[str, str] = {}
+        self._lost = False
+
+    def collect(self, link: Link) -> None:
+        """Ask Redis and replace the file; where that fails the age of the facts tells. Raises :class:`Unavailable`."""
+        self._registered = read_names(self._plan.metrics) or self._registered
+        try:
+            _collect(link, self._plan, self._registered)
+        except OSError as error:
+            self._counts.collector_failed()
+            if not self._lost:
+                log.warning("facts.not_written", error=str(error))
+            self._lost = True
+        except MillstreamError:
+            self._counts.collector_failed()
+            raise
+        else:
+            self._lost = False
+
+
+def _collect(link: Link, plan: Plan, registered: Mapping[str, str]) -> None:
+    """Collect once; *registered* has the queue of each job. Raises :class:`Unavailable`, :class:`OSError`."""
     began = time.monotonic()
     own = plan.queue_keys
     served = {keys.queue for keys in own}

@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 
 from millstream.protocol.scoreboard import Record, Word
-from millstream.protocol.transitions import Kind, Outcome
+from millstream.protocol.transitions import Kind, Outcome, RecoveredRun
 from millstream.supervisor.endings import Ending
 from millstream.supervisor.plan import GroupPlan
 
@@ -39,3 +39,15 @@ def tell_of_death(record: Record, group: GroupPlan, ending: Ending, outcome: Out
         log.info("job.cancelled", **facts)
     else:
         log.error("job.dead", **facts)
+
+
+def tell_of_recovery(queue: str, run: RecoveredRun, cause: str) -> None:
+    """Say what became of a job that was really running when its host vanished."""
+    facts = {"job": run.id, "name": run.name, "queue": queue, "run": run.number, "cause": cause}
+    match run.kind:
+        case Kind.CRASHED:
+            log.error("job.dead", **facts)
+        case Kind.CANCELLED:
+            log.info("job.cancelled", **facts)
+        case _:
+            log.warning("job.failed", **facts)

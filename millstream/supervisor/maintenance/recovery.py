@@ -1,0 +1,116 @@
+"""Recovery: what owners of our queues hold past their leases goes back, whoever and wherever they were."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import orjson
+import structlog
+
+from millstream.protocol import transitions
+from millstream.protocol.keys import STREAMS, QueueKeys
+from millstream.protocol.link import Link
+from millstream.supervisor.maintenance.counting import Uncounted
+from millstream.supervisor.maintenance.journal import tell_of_recovery
+from millstream.supervisor.plan import Plan
+
+log = structlog.get_logger("millstream.maintenance")
+
+CAUSE = "lease_expired"
+
+ROW = orjson.dumps(
+    {
+        "c": CAUSE,
+        "e": {
+            "type": "LeaseExpired",
+            "message": "the host that ran the job vanished, each time the job was running there",
+            "cause": CAUSE,
+        },
+    }
+)
+"""What a dead letter says of the last run."""
+
+
+class Recovery:
+    """Sweeps the pending entries of our queues, a bounded step at a time."""
+
+    def __init__(self, plan: Plan, link: Link, counts: Uncounted) -> None:
+        self._plan = plan
+        self._link = link
+        self._counts = counts
+        self._cursors: dict[tuple[str, str], str] = {}
+        self._from = 0.0  # before this moment owners get time to renew first
+        self._clock: float | None = None  # the server's clock (s) minus ours, at the last sweep
+        self._swept = 0.0
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two sweeps; never in step with those of others."""
+        return min(1.0, self._plan.lease / 4) * random.uniform(0.8, 1.2)
+
+    def hold_off(self) -> None:
+        """Redis was away: for a lease from now on nothing is taken from anybody."""
+        self._from = time.monotonic() + self._plan.lease
+
+    def sweep(self) -> bool:
+        """Give back what others hold past their lease; what our own dead tree held, at once.
+
+        Returns whether there is more to look at. Raises :class:`Unavailable`.
+        """
+        server = self._server_time()
+        patient = self._must_wait(server)
+        if patient and not self._plan.gone:
+            return False
+        not_after = int((server + self._plan.lease / 4) * 1000)
+        steps = [
+            self._step(keys, stream, not_after=not_after, only_gone=patient)
+            for keys in self._plan.queue_keys
+            for stream in STREAMS
+        ]
+        return any(steps)
+
+    def _must_wait(self, server: float) -> bool:
+        """Whether owners get a lease's time to renew first: they could not lately, or the clock has jumped."""
+        now = time.monotonic()
+        if self._clock is None:
+            held_up = self._server_uptime() < self._plan.lease
+        else:
+            jumped = abs(server - now - self._clock) > self._plan.lease / 8
+            held_up = jumped or now - self._swept > max(5.0, self._plan.lease / 4)
+        self._clock, self._swept = server - now, now
+        if held_up:
+            self.hold_off()
+        return now < self._from
+
+    def _server_time(self) -> float:
+        seconds, micros = self._link.execute("TIME")
+        return int(seconds) + int(micros) / 1e6
+
+    def _server_uptime(self) -> float:
+        lines = self._link.execute("INFO", "server").decode(errors="replace").splitlines()
+        return float(next((line.split(":")[1] for line in lines if line.startswith("uptime_in_seconds:")), "1e9"))
+
+    def _step(self, keys: QueueKeys, stream: str, *, not_after: int, only_gone: bool) -> bool:
+        """Look at some entries; the cursor stays, so that a long list of pending ones is reached to its end."""
+        group = next(group for group in self._plan.all_groups if keys.queue in group.queues)
+        call = transitions.recover(
+            keys,
+            stream,
+            self._cursors.get((keys.queue, stream), ""),
+            row=ROW,
+            gone=self._plan.gone,
+            crash_limit=group.crash_limit,
+            crash_delay=group.crash_delay,
+            not_after=not_after,
+            only_gone=only_gone,
+        )
+        step = self._link.run(call)
+        self._cursors[keys.queue, stream] = step.cursor
+        if step.recovered:
+            self._counts.redelivered(keys.queue, "idle", step.recovered - step.dead)
+            self._counts.recovered(keys.queue, step.ended)
+            log.warning("jobs.recovered", queue=keys.queue, stream=stream, count=step.recovered, dead=step.dead)
+        for run in step.ended:
+            tell_of_recovery(keys.queue, run, CAUSE)
+        return bool(step.cursor)

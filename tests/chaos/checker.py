@@ -1,4 +1,8 @@
-"""Whether a history keeps the promises: nothing lost or unexpected, no overlap, no stale settle accepted."""
+"""Whether a history keeps the promises: nothing lost or unexpected, no overlap, no stale settle accepted.
+
+What our own faults excuse is as narrow as the promise allows: the run that a killed process was in, the deliveries
+that the server still had out to a host when that was killed or stopped, and what a server forgot that lost its data.
+"""
 
 from __future__ import annotations
 
@@ -11,62 +15,80 @@ from tests.chaos.evidence import Mark, Run
 CRASH_LIMIT = 3
 KILL_SLACK = 100_000_000  # ns: a process may end this long after its killing was decided
 OUTBOX_SLACK = 50_000_000  # ns: between a handler's last line and its outcome in shared memory, at most
-SETTLE_SLACK = 1_000_000_000  # ns: until an outcome in shared memory is settled, at most
+COUNT_SLACK = 1_000_000_000  # ns: until a crash is counted, at most, while its supervisor lives
+FINAL = ("completed", "dead")
+KILLED = ("stuck", "glutton")  # kinds of jobs that are killed for taking too long, or too much memory: attempts
+DOOMED = ("poison", "failing", *KILLED)  # kinds of jobs that never complete
 
 
 @dataclass(frozen=True)
-class Killing:
-    """When a process was killed (monotonic ns), and how long before that its outcomes may be lost with it."""
+class Acknowledged:
+    """A job that was acknowledged: its kind, and when the call returned (monotonic ns)."""
 
+    kind: str
     at: int
-    slack: int
 
 
-@dataclass
-class Window:
-    """Processes that were stopped for a time long enough to lose their leases; monotonic ns.
+@dataclass(frozen=True)
+class Loss:
+    """The server forgot what was written from `since` until `until` (monotonic ns); since 0: everything.
 
-    It begins with the first run whose outcome may not have been settled when they were stopped.
+    With `jobs` it may have forgotten jobs, else only what it knew of deliveries.
     """
 
-    pids: frozenset[int]
-    begin: int
-    end: int
+    since: int
+    until: int
+    jobs: bool = True
+
+    def covers(self, run: Run) -> bool:
+        """Whether what became of this run may be forgotten, or that it was delivered at all."""
+        return run.lasted(self.since) and run.begin <= self.until
 
 
 @dataclass
 class History:
     """All that is known when everything has ended."""
 
-    acknowledged: dict[str, str]  # id -> kind of job
-    tried: dict[str, str]  # the same, and what was not acknowledged
+    acknowledged: dict[str, Acknowledged]  # by id
+    tried: dict[str, str]  # id -> kind of job, also of what was not acknowledged
     runs: list[Run]
     states: dict[str, str]  # id -> state in its record, for every record
     stored: int  # entries in streams, held and due
     counters: dict[str, int]
     attempts: dict[str, int]  # kind -> limit of attempts
-    killed: dict[int, Killing] = field(default_factory=dict)  # by pid
-    windows: list[Window] = field(default_factory=list)
+    killed: dict[int, int] = field(default_factory=dict)  # pid -> when (monotonic ns)
+    supervisors: dict[int, int] = field(default_factory=dict)  # the same, of supervisors
+    taken: set[tuple[str, int]] = field(default_factory=set)  # id and run that a killed or stopped host still held
+    losses: list[Loss] = field(default_factory=list)
     contradictions: list[str] = field(default_factory=list)
 
     def excused(self, run: Run) -> bool:
-        """Whether our own doing took this run's outcome: its process was killed, or lost its leases."""
-        killing = self.killed.get(run.pid)
-        if killing is not None and run.begin <= killing.at + KILL_SLACK and run.lasted(killing.at - killing.slack):
-            return True
-        end = run.end if run.end is not None else run.begin
-        return any(run.pid in w.pids and run.begin <= w.end and end >= w.begin for w in self.windows)
+        """Whether our own doing took this run's outcome: its process was killed in it, or its delivery was taken."""
+        return self._killed_in(run) or self.given_away(run)
+
+    def _killed_in(self, run: Run) -> bool:
+        # Outcomes of earlier runs are in shared memory: they outlive the process.
+        at = self.killed.get(run.pid)
+        return at is not None and run.last and run.begin <= at + KILL_SLACK and run.lasted(at - OUTBOX_SLACK)
+
+    def given_away(self, run: Run) -> bool:
+        """Whether the job may have been given to somebody else while this run was on: its lease was over, or lost."""
+        return (run.id, run.run) in self.taken or any(loss.covers(run) for loss in self.losses)
 
     def uncounted(self, run: Run) -> bool:
-        """Whether the host may have been killed before it could count this run's crash."""
-        trees = (killing.at for killing in self.killed.values() if killing.slack >= SETTLE_SLACK)
-        return run.end is None and any(run.begin <= at <= run.begin + SETTLE_SLACK for at in trees)
+        """Whether the supervisor was killed before it could have this run's crash counted."""
+        at = self.supervisors.get(run.supervisor)
+        return run.end is None and at is not None and run.begin <= at <= run.begin + COUNT_SLACK
+
+    def may_be_lost(self, job: Acknowledged) -> bool:
+        """Whether the server was made to forget this job."""
+        return any(loss.jobs and loss.since <= job.at and job.at <= loss.until for loss in self.losses)
 
 
 def check(history: History) -> list[str]:
     """Describe each broken promise; empty when all is well."""
     by_id: dict[str, list[Run]] = defaultdict(list)
-    for run in sorted(history.runs, key=lambda run: run.run):
+    for run in sorted(history.runs, key=lambda run: (run.run, run.begin)):
         by_id[run.id].append(run)
     return [
         *history.contradictions,
@@ -82,10 +104,10 @@ def check(history: History) -> list[str]:
 
 def _lost(history: History) -> list[str]:
     problems = [f"{history.stored} jobs are still stored after the drain"] if history.stored else []
-    for job_id, kind in history.acknowledged.items():
+    for job_id, job in history.acknowledged.items():
         state = history.states.get(job_id)
-        if state not in ("completed", "dead"):
-            problems.append(f"{job_id} ({kind}): acknowledged, now {state or 'unknown'}")
+        if state not in FINAL and not history.may_be_lost(job):
+            problems.append(f"{job_id} ({job.kind}): acknowledged, now {state or 'unknown'}")
     return problems
 
 
@@ -99,7 +121,7 @@ def _settled_once(history: History) -> list[str]:
     states = Counter(history.states.values())
     return [
         f"{states[state]} jobs are {state}, but {history.counters.get(state, 0)} such settles were accepted"
-        for state in ("completed", "dead")
+        for state in FINAL
         if states[state] != history.counters.get(state, 0)
     ]
 
@@ -110,9 +132,9 @@ def _outcomes(history: History, by_id: dict[str, list[Run]]) -> list[str]:
         kind, runs = history.tried.get(job_id, ""), by_id.get(job_id, [])
         if state == "completed" and not any(run.completed for run in runs):
             problems.append(f"{job_id} ({kind}): completed without a run that returned")
-        elif state == "completed" and kind in ("poison", "failing"):
+        elif state == "completed" and kind in DOOMED:
             problems.append(f"{job_id} ({kind}): completed")
-        elif state == "dead" and kind not in ("poison", "failing") and _crashes(runs) < CRASH_LIMIT:
+        elif state == "dead" and kind not in DOOMED and _crashes(runs) < CRASH_LIMIT:
             problems.append(f"{job_id} ({kind}): dead after {len(runs)} runs, {_crashes(runs)} of them crashes")
     return problems
 
@@ -125,18 +147,21 @@ def _overlaps(history: History, by_id: dict[str, list[Run]]) -> list[str]:
     problems = []
     for job_id, runs in by_id.items():
         for earlier, later in pairwise(runs):
-            if later.begin < earlier.begin and not history.excused(earlier):
+            if history.given_away(earlier):
+                continue
+            if later.run == earlier.run:
+                problems.append(f"{job_id}: run {later.run} began twice (pids {earlier.pid} and {later.pid})")
+            if later.begin < earlier.begin:
                 problems.append(f"{job_id}: run {later.run} began before run {earlier.run}")
-            if later.begin < _ended(history, earlier) and not history.excused(earlier):
+            if later.begin < _ended(history, earlier):
                 problems.append(f"{job_id}: run {later.run} began while run {earlier.run} held a valid lease")
     return problems
 
 
 def _ended(history: History, run: Run) -> int:
-    if run.end is not None:
-        return run.end
-    killing = history.killed.get(run.pid)
-    return killing.at if killing else run.begin
+    if run.end is None and history.tried.get(run.id) != "poison":
+        return history.killed.get(run.pid, run.begin)
+    return run.end or run.begin
 
 
 def _repeated(history: History, by_id: dict[str, list[Run]]) -> list[str]:
@@ -153,9 +178,10 @@ def _limits(history: History, by_id: dict[str, list[Run]]) -> list[str]:
     for job_id, runs in by_id.items():
         kind = history.tried.get(job_id, "")
         own = [run for run in runs if not history.excused(run) and not history.uncounted(run)]
-        failed = sum(run.mark is Mark.FAILED for run in own)
-        if failed > history.attempts.get(kind, 4):
-            problems.append(f"{job_id} ({kind}): failed {failed} times")
+        failed = sum(run.mark is Mark.FAILED or (run.end is None and kind in KILLED) for run in own)
+        limit = history.attempts.get(kind, 4)
+        if failed > limit:
+            problems.append(f"{job_id} ({kind}): failed {failed} times, the limit is {limit}")
         if kind == "poison" and _crashes(own) > CRASH_LIMIT:
             problems.append(f"{job_id}: crashed {_crashes(own)} processes, the limit is {CRASH_LIMIT}")
     return problems

@@ -30,6 +30,8 @@ class Run:
     begin: int
     end: int | None = None
     mark: Mark = Mark.BEGIN
+    supervisor: int = 0  # pid of the process's parent
+    last: bool = True  # whether its process began no other run after it
 
     def lasted(self, moment: int) -> bool:
         """Whether it had not ended before this moment."""
@@ -50,22 +52,25 @@ def note(mark: Mark, job_id: str, run: int) -> None:
     if _file is None or _file[0] != os.getpid():
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         _file = (os.getpid(), os.open(os.environ[VARIABLE], flags, 0o600))
-    os.write(_file[1], f"{job_id} {run} {mark} {time.monotonic_ns()} {os.getpid()}\n".encode())
+    line = f"{job_id} {run} {mark} {time.monotonic_ns()} {os.getpid()} {os.getppid()}\n"
+    os.write(_file[1], line.encode())
 
 
 def read(path: Path) -> tuple[list[Run], list[str]]:
     """The runs in the order of their begin, and what contradicts itself in the lines."""
-    runs: dict[tuple[str, int], Run] = {}
+    runs: list[Run] = []
+    current: dict[int, Run] = {}  # by pid: a process runs one job at a time
     problems: list[str] = []
     for line in path.read_text().splitlines() if path.exists() else ():
-        job_id, number, mark, at, pid = line.split()
-        key = (job_id, int(number))
+        job_id, number, mark, at, pid, supervisor = line.split()
+        run = current.get(int(pid))
         if mark == Mark.BEGIN:
-            if key in runs:
-                problems.append(f"{job_id}: run {number} began twice (pids {runs[key].pid} and {pid})")
-            runs[key] = Run(job_id, int(number), int(pid), int(at))
-        elif key not in runs:
+            if run is not None:
+                run.last = False
+            current[int(pid)] = Run(job_id, int(number), int(pid), int(at), supervisor=int(supervisor))
+            runs.append(current[int(pid)])
+        elif run is None or (run.id, run.run) != (job_id, int(number)) or run.end is not None:
             problems.append(f"{job_id}: run {number} ended without a begin")
         else:
-            runs[key].end, runs[key].mark = int(at), Mark(mark)
-    return sorted(runs.values(), key=lambda run: run.begin), problems
+            run.end, run.mark = int(at), Mark(mark)
+    return sorted(runs, key=lambda run: run.begin), problems

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from millstream import Millstream, Retry, current_job
 from tests.chaos import evidence
@@ -14,6 +15,9 @@ from tests.chaos.evidence import Mark
 
 QUEUE = "chaos"
 ATTEMPTS = 3
+
+if Path(os.environ.get("MILLSTREAM_CHAOS_TRAP", "/nonexistent")).exists():
+    os._exit(3)  # as an application that crashes while it is imported
 
 app = Millstream()
 

@@ -56,9 +56,9 @@ def main() -> None:
         while not stopping:
             number += 1
             job_id, kind = f"{seed}-{number}", rng.choice(kinds)
-            lines.write(f"tried {job_id} {kind}\n")
+            lines.write(f"tried {job_id} {kind} {time.monotonic_ns()}\n")
             enqueue(job_id, kind, rng)
-            lines.write(f"acknowledged {job_id} {kind}\n")
+            lines.write(f"acknowledged {job_id} {kind} {time.monotonic_ns()}\n")
             time.sleep(pace)
 
 

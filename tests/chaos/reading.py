@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from pathlib import Path
+from typing import Any
 
+import redis
+
+from tests.chaos.checker import Acknowledged
+from tests.support import leaks
 from tests.support.servers import Server
 
 PREFIX = "chaos:"
 BASE = PREFIX + "{chaos}:"
+GROUP = "millstream"
 STREAMS = tuple(f"{BASE}stream:{name}" for name in ("again", "critical", "high", "normal", "low"))
+HISTORY = 1000  # ids that the history keeps
+LASTING = 400_000  # bytes that keys without an end may take together once no job is left
+
+_DELIVERED = """
+local found = {}
+for _, stream in ipairs(KEYS) do
+  local rows = redis.pcall('XPENDING', stream, 'millstream', 'IDLE', ARGV[2], '-', '+', 100000)
+  for _, row in ipairs(rows.err and {} or rows) do
+    local entry = redis.call('XRANGE', stream, row[1], row[1])[1]
+    if entry and string.sub(row[2], 1, #ARGV[1]) == ARGV[1] then found[#found + 1] = entry[2] end
+  end
+end
+return found
+"""
 
 
 def text(value: bytes | str) -> str:
@@ -25,6 +47,17 @@ def stored(server: Server) -> int:
         return sum(int(length) for length in pipe.execute())
 
 
+def delivered(server: Server, host: str, idle: float = 0.0) -> set[tuple[str, int]]:
+    """Id and run of what the workers of a host hold, not renewed for at least `idle` seconds."""
+    with server.client() as client:
+        found: Any = client.eval(_DELIVERED, len(STREAMS), *STREAMS, host + "-", int(idle * 1000))
+    return {_delivery({text(key): text(value) for key, value in zip(f[::2], f[1::2], strict=True)}) for f in found}
+
+
+def _delivery(fields: dict[str, str]) -> tuple[str, int]:
+    return fields.get("id", ""), int(fields.get("run", 1))
+
+
 def counters(server: Server) -> dict[str, int]:
     """The queue's counters."""
     with server.client() as client:
@@ -33,11 +66,19 @@ def counters(server: Server) -> dict[str, int]:
 
 def states(server: Server) -> dict[str, str]:
     """The state of every job that has a record."""
-    found = {}
     with server.client() as client:
-        for key in client.scan_iter(match=BASE + "job:*", count=1000):
-            found[text(key).removeprefix(BASE + "job:")] = text(client.hget(key, "state") or "")
-    return found
+        found = [text(key) for key in client.scan_iter(match=BASE + "job:*", count=1000)]
+        return {name: state for name, (state, _) in ends(client, [key[len(BASE) + 4 :] for key in found]).items()}
+
+
+def ends(client: redis.Redis, names: list[str]) -> dict[str, tuple[str, str]]:
+    """State and last outcome of these jobs, of those that have a record."""
+    with client.pipeline(transaction=False) as pipe:
+        for name in names:
+            pipe.hmget(f"{BASE}job:{name}", "state", "out")
+        replies = pipe.execute()
+    rows = {name: (text(row[0] or b""), text(row[1] or b"")) for name, row in zip(names, replies, strict=True)}
+    return {name: row for name, row in rows.items() if row[0]}
 
 
 def lengths(server: Server) -> dict[str, int]:
@@ -47,10 +88,50 @@ def lengths(server: Server) -> dict[str, int]:
         return {**found, "due": int(client.zcard(BASE + "due"))}
 
 
-def ids(path: Path) -> tuple[dict[str, str], dict[str, str]]:
+def ids(path: Path) -> tuple[dict[str, str], dict[str, Acknowledged]]:
     """The ids that were tried, and those that were acknowledged, each with its kind of job."""
-    found: dict[str, dict[str, str]] = {"tried": {}, "acknowledged": {}}
+    tried: dict[str, str] = {}
+    acknowledged: dict[str, Acknowledged] = {}
     for line in path.read_text().splitlines():
-        what, job_id, kind = line.split()
-        found[what][job_id] = kind
-    return found["tried"], found["acknowledged"]
+        what, job_id, kind, at = line.split()
+        if what == "tried":
+            tried[job_id] = kind
+        else:
+            acknowledged[job_id] = Acknowledged(kind, int(at))
+    return tried, acknowledged
+
+
+# --- what is left when no job is stored any more
+
+
+def consumers(server: Server) -> set[str]:
+    """The consumers of all streams."""
+    found: set[str] = set()
+    with server.client() as client:
+        for stream in STREAMS:
+            with contextlib.suppress(redis.ResponseError):  # no such stream: nobody ever joined
+                found |= {text(row["name"]) for row in client.xinfo_consumers(stream, GROUP)}
+    return found
+
+
+def leftovers(server: Server) -> list[str]:
+    """What should not be there once every job has ended and every host has left."""
+    with server.client() as client:
+        found = leaks.key_leaks(client, prefix=re.compile("^" + PREFIX))
+        problems = [leak for leak in found if not leak.startswith(BASE + "dead: holds")]
+        problems += [f"host {text(name)} is still registered" for name in client.hkeys(PREFIX + "hosts")]
+        if int(client.llen(BASE + "history")) > HISTORY:
+            problems.append(f"the history has {client.llen(BASE + 'history')} ids")
+        buried = {text(name) for name in client.zrange(BASE + "dead", 0, -1)}
+        dead = {name for name, state in states(server).items() if state == "dead"}
+        problems += [f"{name}: dead, and not in the list of dead letters" for name in sorted(dead - buried)]
+        problems += [f"{name}: in the list of dead letters, and not dead" for name in sorted(buried - dead)]
+        lasting = {text(key): _size(client, key) for key in client.scan_iter(count=1000) if client.ttl(key) == -1}
+    lasting.pop(BASE + "dead", None)
+    if sum(lasting.values()) > LASTING:
+        problems.append(f"keys without an end take {sum(lasting.values())} bytes: {lasting}")
+    return problems
+
+
+def _size(client: redis.Redis, key: bytes | str) -> int:
+    return int(client.memory_usage(key, samples=0) or 0)

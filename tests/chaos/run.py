@@ -44,17 +44,17 @@ def _break_and_check(
     name: str, folder: Path, seed: str, seconds: float, kind: Kind
 ) -> tuple[list[str], dict[str, int]]:
     scenario = SCENARIOS[name]
-    with World(folder, seed, seconds, kind, scenario.through_proxy) as world:
+    with World(folder, seed, seconds, kind, through_proxy=scenario.through_proxy) as world:
         try:
             scenario.run(world)
             world.drain()
         except AssertionError as failure:
             return [str(failure)], {}
         history = world.history(ATTEMPTS)
-        return check(history), _facts(history, world.proxy.lost)
+        return check(history), _facts(history, world)
 
 
-def _facts(history: History, lost: int) -> dict[str, int]:
+def _facts(history: History, world: World) -> dict[str, int]:
     states = list(history.states.values())
     return {
         "jobs": len(history.acknowledged),
@@ -62,8 +62,9 @@ def _facts(history: History, lost: int) -> dict[str, int]:
         "completed": states.count("completed"),
         "dead": states.count("dead"),
         "killed": len(history.killed),
-        "stopped": len(history.windows),
-        "replies lost": lost,
+        "stopped": world.damage.stops,
+        "taken": len(history.taken),
+        "replies lost": world.proxy.lost,
         "stale": history.counters.get("stale", 0),
         "recovered": history.counters.get("recovered", 0),
     }

@@ -7,22 +7,24 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import evidence
-from tests.chaos.checker import History, Killing, Window, check
+from tests.chaos.checker import Acknowledged, History, Loss, check
 from tests.chaos.evidence import Mark, Run
 
 MS = 1_000_000
 
 
-def run(number: int, pid: int, begin: int, end: int | None, mark: Mark = Mark.END, job_id: str = "j") -> Run:
-    """A run with times in milliseconds."""
+def run(
+    number: int, pid: int, begin: int, end: int | None, mark: Mark = Mark.END, job_id: str = "j", last: bool = True
+) -> Run:
+    """A run with times in milliseconds, of a process whose supervisor is the process 100."""
     ended = None if end is None else end * MS
-    return Run(job_id, number, pid, begin * MS, ended, mark if end is not None else Mark.BEGIN)
+    return Run(job_id, number, pid, begin * MS, ended, mark if end is not None else Mark.BEGIN, 100, last)
 
 
 def history(*runs: Run, state: str = "completed", kind: str = "slow", **changes: object) -> History:
     """One job, `j`, acknowledged, and in this state."""
     fields: dict[str, object] = {
-        "acknowledged": {"j": kind},
+        "acknowledged": {"j": Acknowledged(kind, 0)},
         "tried": {"j": kind},
         "runs": list(runs),
         "states": {"j": state},
@@ -41,11 +43,14 @@ def crashes(count: int) -> list[Run]:
     "good",
     [
         history(run(1, 1, 0, 10)),
-        history(run(1, 1, 0, None), run(2, 2, 60, 70), killed={1: Killing(50 * MS, 10 * MS)}),
-        history(run(1, 1, 0, 49), run(2, 2, 60, 70), killed={1: Killing(50 * MS, 10 * MS)}),
-        history(run(1, 1, 0, 900), run(2, 2, 60, 70), windows=[Window(frozenset([1]), 5 * MS, 800 * MS)]),
-        history(run(1, 1, 810, 820), run(2, 2, 60, 70), windows=[Window(frozenset([1]), 5 * MS, 900 * MS)]),
+        history(run(1, 1, 0, None), run(2, 2, 60, 70), killed={1: 50 * MS}),
+        history(run(1, 1, 0, 49), run(2, 2, 60, 70), killed={1: 50 * MS}),
+        history(run(1, 1, 0, 900), run(2, 2, 60, 70), taken={("j", 1)}),
+        history(run(1, 1, 810, 820), run(2, 2, 60, 70), taken={("j", 1)}),
+        history(run(1, 1, 0, 10), run(1, 2, 60, 70), losses=[Loss(5 * MS, 50 * MS)]),
+        history(state="queued", states={}, counters={}, losses=[Loss(0, 50 * MS)]),
         history(*crashes(3), state="dead", kind="poison"),
+        history(*crashes(4), state="dead", kind="poison", supervisors={100: 250 * MS}),
         history(*(run(n, 1, n * 10, n * 10 + 1, Mark.FAILED) for n in (1, 2)), run(3, 1, 90, 91), kind="flaky"),
         history(run(1, 1, 0, 10, Mark.INTERRUPTED), run(2, 2, 20, 30)),
     ],
@@ -55,7 +60,10 @@ def crashes(count: int) -> list[Run]:
         "killed before its settle",
         "stopped",
         "stopped before its begin",
+        "settle forgotten",
+        "job forgotten",
         "poison",
+        "crash not counted",
         "retried",
         "given back",
     ],
@@ -76,10 +84,20 @@ def test_kept_promises(good: History) -> None:
         (history(run(1, 1, 0, 10, Mark.FAILED)), "completed without a run that returned"),
         (history(run(1, 1, 0, 50), run(2, 2, 40, 60)), "held a valid lease"),
         (history(run(1, 1, 0, 30), run(2, 2, 40, 60)), "returned in process 1, yet run 2 followed"),
+        (history(run(1, 1, 0, 30), run(2, 2, 160, 170), killed={1: 150 * MS}), "returned in process 1, yet run 2"),
         (
-            history(run(1, 1, 0, 30), run(2, 2, 60, 70), killed={1: Killing(50 * MS, 10 * MS)}),
-            "returned in process 1, yet run 2 followed",
+            history(run(1, 1, 0, 49, last=False), run(2, 2, 60, 70), killed={1: 50 * MS}),
+            "returned in process 1, yet run 2",
         ),
+        (history(run(1, 1, 0, None), run(2, 2, 40, 70), killed={1: 50 * MS}), "held a valid lease"),
+        (history(run(1, 1, 0, 900), run(2, 2, 60, 70), taken={("j", 2)}), "held a valid lease"),
+        (history(run(1, 1, 0, 10), run(1, 2, 60, 70)), "run 1 began twice (pids 1 and 2)"),
+        (history(run(1, 1, 0, 4), run(2, 2, 60, 70), losses=[Loss(5 * MS, 50 * MS)]), "yet run 2 followed"),
+        (history(states={}, counters={}, losses=[Loss(1, 50 * MS)]), "acknowledged, now unknown"),
+        (history(states={}, counters={}, losses=[Loss(0, 50 * MS, jobs=False)]), "acknowledged, now unknown"),
+        (history(*crashes(4), state="dead", kind="poison", supervisors={101: 250 * MS}), "crashed 4 processes"),
+        (history(*crashes(4), state="dead", kind="poison", supervisors={100: 2250 * MS}), "crashed 4 processes"),
+        (history(*crashes(5), state="dead", kind="stuck"), "failed 5 times"),
         (history(run(2, 1, 0, 30, Mark.FAILED), run(1, 2, 40, 60)), "run 2 began before run 1"),
         (history(run(1, 1, 0, 10), state="dead"), "dead after 1 runs, 0 of them crashes"),
         (history(*crashes(4), state="dead", kind="poison"), "crashed 4 processes"),
@@ -95,9 +113,13 @@ def test_broken_promises(bad: History, text: str) -> None:
     assert any(text in problem for problem in problems), problems
 
 
-def test_a_run_that_began_twice_is_seen(tmp_path: Path) -> None:
+def test_evidence_is_read(tmp_path: Path) -> None:
     path = tmp_path / "evidence"
-    path.write_text("j 1 B 10 1\nj 1 B 20 2\nj 1 E 30 2\nk 1 E 40 2\n")
+    path.write_text("j 1 B 10 1 9\nj 1 B 20 2 9\nj 1 E 30 2 9\nk 1 E 40 2 9\nl 3 B 50 2 9\n")
     runs, problems = evidence.read(path)
-    assert len(runs) == 1
-    assert problems == ["j: run 1 began twice (pids 1 and 2)", "k: run 1 ended without a begin"]
+    assert runs == [
+        Run("j", 1, 1, 10, None, Mark.BEGIN, 9),
+        Run("j", 1, 2, 20, 30, Mark.END, 9, last=False),
+        Run("l", 3, 2, 50, None, Mark.BEGIN, 9),
+    ]
+    assert problems == ["k: run 1 ended without a begin"]

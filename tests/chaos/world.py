@@ -1,38 +1,39 @@
-"""The system under chaos: a server, a proxy, supervisors, a producer, and a record of every fault."""
+"""The system under chaos: a server, proxies, supervisors, a producer, and a record of every fault."""
 
 from __future__ import annotations
 
 import contextlib
 import random
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-
-import psutil
+from typing import Any, TypeVar
 
 from tests.chaos import evidence, reading
-from tests.chaos.checker import OUTBOX_SLACK, SETTLE_SLACK, History, Killing, Window
+from tests.chaos.checker import History
+from tests.chaos.damage import LEASE, Damage
+from tests.chaos.watcher import Watcher
 from tests.support import processes
 from tests.support.proxy import Proxy
 from tests.support.servers import Kind, Options, Server
 from tests.support.supervised import Supervised
 from tests.support.waiting import wait_until
 
-LEASE = 2.0
+T = TypeVar("T")
+
 DRAIN = 3.0
-RESUME = 5_000_000_000  # ns after the server's return until which workers have resumed
+BROOM = "broom"  # the host that comes last and cleans up after the others
 
 APP = "from tests.chaos.jobs import app\n"
 TOML = """
 [workers.chaos]
 queues = ["chaos"]
-processes = 2
+processes = {processes}
 crash_delay = 0.2
-
+{group}
 [supervisor]
 name = "{name}"
 lease = {lease}
@@ -40,6 +41,7 @@ drain_timeout = {drain}
 restart_backoff = 0.05
 restart_backoff_max = 0.2
 restart_intensity = 10000
+unknown_grace = 60
 """
 
 
@@ -47,28 +49,36 @@ class World:
     """Everything that one scenario needs; `with` starts the server and ends all processes."""
 
     def __init__(
-        self, folder: Path, seed: str, seconds: float, kind: Kind = Kind.VALKEY, through_proxy: bool = False
+        self,
+        folder: Path,
+        seed: str,
+        seconds: float,
+        kind: Kind = Kind.VALKEY,
+        *,
+        through_proxy: bool = False,
+        options: Options | None = None,
     ) -> None:
         self.folder = folder
         self.seed = seed
         self.rng = random.Random(seed)
         self.hosts: dict[str, Supervised] = {}
-        self.killed: dict[int, Killing] = {}
-        self.windows: list[Window] = []
+        self.contradictions: list[str] = []
         self._seconds = seconds
-        self._outage = (0, 0)
         self._deadline = 0.0
         self._stack = contextlib.ExitStack()
         self._producer: subprocess.Popen[bytes] | None = None
         self._through_proxy = through_proxy
-        self.server = Server(kind, Options(appendonly=True, appendfsync="always"))
+        self.server = Server(kind, options or Options(appendonly=True, appendfsync="always"))
+        self.damage = Damage(self.server)
+        self.watcher = Watcher(self.server, folder / "ids")
 
     def __enter__(self) -> World:
         self._stack.enter_context(self.server)
-        self.proxy = self._stack.enter_context(Proxy(str(self.server.socket)))
+        self.proxy = self.open(Proxy(self.address))
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        self.watcher.stop()
         if self._producer is not None:
             self._producer.kill()
             self._producer.wait(10)
@@ -76,6 +86,15 @@ class World:
             host.close()
         processes.reap_adopted()
         self._stack.close()
+
+    def open(self, resource: contextlib.AbstractContextManager[T]) -> T:
+        """Enter something that is closed with the world."""
+        return self._stack.enter_context(resource)
+
+    @property
+    def address(self) -> str | tuple[str, int]:
+        """Where proxies find the server."""
+        return ("127.0.0.1", self.server.port) if self.server.port else str(self.server.socket)
 
     @property
     def url(self) -> str:
@@ -89,16 +108,37 @@ class World:
 
     # --- actors
 
-    def start_host(self, name: str) -> Supervised:
-        """Start a supervisor with two workers, or start a stopped one again."""
-        if name not in self.hosts:
-            toml = TOML.format(name=name, lease=LEASE, drain=DRAIN)
-            env = {evidence.VARIABLE: str(self.evidence)}
-            folder = self.folder / name
-            self.hosts[name] = Supervised(folder, APP, toml, redis_url=self.url, prefix=reading.PREFIX, env=env)
-        return self.hosts[name].start()
+    def start_host(self, name: str, *, wait: bool = True, **options: Any) -> Supervised:
+        """Start a supervisor with two workers, or start a stopped one again.
 
-    def start_producer(self, *kinds: str, pace: float = 0.008) -> None:
+        Options: `url`, `processes`, `group` (lines of its table), `env`, `launcher`.
+        """
+        if name not in self.hosts:
+            self.hosts[name] = self._new_host(name, **options)
+        return self.hosts[name].start(wait=wait)
+
+    def _new_host(
+        self,
+        name: str,
+        *,
+        url: str = "",
+        processes: int = 2,
+        group: str = "",
+        env: dict[str, str] | None = None,
+        launcher: tuple[str, ...] = (),
+    ) -> Supervised:
+        toml = TOML.format(name=name, lease=LEASE, drain=DRAIN, processes=processes, group=group)
+        return Supervised(
+            self.folder / name,
+            APP,
+            toml,
+            redis_url=url or self.url,
+            prefix=reading.PREFIX,
+            env={evidence.VARIABLE: str(self.evidence), **(env or {})},
+            launcher=launcher,
+        )
+
+    def start_producer(self, *kinds: str, pace: float = 0.015, url: str = "") -> None:
         """Begin to enqueue jobs of these kinds, one each `pace` seconds; the scenario's time begins here."""
         host = next(iter(self.hosts.values()))
         arguments = [self.seed, str(self.folder / "ids"), str(pace), *kinds]
@@ -107,11 +147,12 @@ class World:
             self._producer = subprocess.Popen(
                 command,
                 cwd=self.folder,
-                env=host.environment,
+                env={**host.environment, "MILLSTREAM_REDIS_URL": url or self.url},
                 stdout=output,
                 stderr=output,
                 preexec_fn=processes.die_with_parent,
             )
+        self.watcher.start()
         self._deadline = time.monotonic() + self._seconds
         wait_until(self.evidence.exists, 20.0, lambda: f"the first run; {self._logs()}")
 
@@ -126,62 +167,32 @@ class World:
             time.sleep(self.rng.uniform(shortest, longest))
             yield
 
-    # --- faults, each of them recorded
-
     def note(self, fault: str, host: Supervised | None = None) -> None:
         """Write down what is about to be broken, for whoever reads the logs of a failure."""
         where = f" {host.folder.name} {host.pid}" if host else ""
         with (self.folder / "faults").open("a") as lines:
             lines.write(f"{datetime.now(UTC).isoformat()} {time.monotonic_ns()} {fault}{where}\n")
 
-    def kill_worker(self, pid: int) -> None:
-        """SIGKILL one worker: what it had finished outlives it."""
-        self.killed[pid] = Killing(time.monotonic_ns(), OUTBOX_SLACK)
-        psutil.Process(pid).kill()
+    def use(self, server: Server) -> None:
+        """From now on this is the server that counts: the other one has failed."""
+        self.server = self.damage.server = self.watcher.server = server
 
-    def kill_tree(self, pids: list[int]) -> None:
-        """SIGKILL these processes, in this order: what they had not settled is lost with them."""
-        for pid in pids:
-            self.killed[pid] = Killing(time.monotonic_ns(), self._unsettled())
-            with contextlib.suppress(psutil.NoSuchProcess):
-                psutil.Process(pid).kill()
+    # --- what must go on
 
-    def note_killed(self, pids: list[int]) -> None:
-        """These processes are about to be killed by somebody else for our doing."""
-        for pid in pids:
-            self.killed.setdefault(pid, Killing(time.monotonic_ns(), self._unsettled()))
+    def completed(self) -> int:
+        """How many jobs the server counts as completed."""
+        return reading.counters(self.server).get("completed", 0)
 
-    def _unsettled(self) -> int:
-        # After an outage each worker resumes at its own time; what ended meanwhile waits until then.
-        now, (begin, end) = time.monotonic_ns(), self._outage
-        return now - begin + SETTLE_SLACK if now - end < RESUME else SETTLE_SLACK
-
-    def restart_server(self) -> None:
-        """The server goes away for a moment, cleanly or not."""
-        begin = time.monotonic_ns()
-        self.rng.choice([self.server.stop, self.server.kill9])()
-        time.sleep(self.rng.uniform(0.1, 2.0))
-        self.server.start()
-        self._outage = (begin, time.monotonic_ns())
-
-    @contextlib.contextmanager
-    def stopped(self, host: Supervised) -> Iterator[None]:
-        """The whole tree of a host is stopped for the time of the block; its leases may be lost."""
-        pids = frozenset([host.pid, *(process.pid for process in host.tree())])
-        begin = time.monotonic_ns() - self._unsettled()
-        host.send_tree(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            host.send_tree(signal.SIGCONT)
-            end = time.monotonic_ns() + int(LEASE * 1e9)  # until it has noticed
-            self.windows.append(Window(pids, begin, end))
+    def wait_for_work(self, timeout: float = 5.0) -> None:
+        """Wait until one more job is completed than now."""
+        done = self.completed()
+        wait_until(lambda: self.completed() > done, timeout, lambda: f"work again; {self.describe()}")
 
     # --- the end
 
     def drain(self, timeout: float = 60.0) -> None:
-        """Heal everything, run what is stored, and stop every host cleanly."""
-        self._stop_producer()
+        """Heal everything, run what is stored, stop every host cleanly, and have the rest cleaned up."""
+        self.stop_producer()
         self.proxy.resume()
         for name, host in self.hosts.items():
             if not host.running:
@@ -191,16 +202,35 @@ class World:
         )
         for host in self.hosts.values():
             host.stop()
+        self._sweep()
 
-    def _stop_producer(self) -> None:
+    def _sweep(self) -> None:
+        """A host that comes later forgets the consumers of those that are gone, once their leases are over."""
+        time.sleep(LEASE)  # a consumer is not pruned before
+
+        def only_own() -> bool:
+            return all(name.startswith(BROOM + "-") for name in reading.consumers(self.server))
+
+        broom = self.start_host(BROOM)
+        try:
+            wait_until(only_own, 3.0)
+        except AssertionError:
+            self.contradictions.append(f"consumers of the dead are left: {sorted(reading.consumers(self.server))}")
+        broom.stop()
+
+    def stop_producer(self) -> None:
+        """Let the producer end after the job that it is about to enqueue."""
         assert self._producer is not None
         self._producer.terminate()
         assert self._producer.wait(30) == 0, f"the producer failed; {self._logs()}"
 
     def history(self, attempts: dict[str, int]) -> History:
         """Everything that is known, for the checker."""
+        self.watcher.stop()
+        damage = self.damage
         tried, acknowledged = reading.ids(self.folder / "ids")
         runs, contradictions = evidence.read(self.evidence)
+        seen = self.watcher.contradictions(damage.losses)
         return History(
             acknowledged=acknowledged,
             tried=tried,
@@ -209,9 +239,11 @@ class World:
             stored=reading.stored(self.server),
             counters=reading.counters(self.server),
             attempts=attempts,
-            killed=self.killed,
-            windows=self.windows,
-            contradictions=contradictions,
+            killed=damage.killed,
+            supervisors=damage.supervisors,
+            taken=damage.taken,
+            losses=damage.losses,
+            contradictions=[*contradictions, *seen, *self.contradictions, *reading.leftovers(self.server)],
         )
 
     def describe(self) -> str:

@@ -25,12 +25,12 @@ EXPIRING = re.compile(r"^(job:.+|wait:.+)$")
 FILES_ALLOWED = (".coverage",)  # beginnings of names
 
 
-def key_leaks(client: redis.Redis, leaves_jobs: bool = False) -> list[str]:
+def key_leaks(client: redis.Redis, leaves_jobs: bool = False, prefix: re.Pattern[str] = PREFIX) -> list[str]:
     """Describe each key of the server that no test may leave behind.
 
     With `leaves_jobs` the keys that hold jobs and records may hold them and need no TTL.
     """
-    return [text for key in _keys(client) if (text := _leak(client, key, leaves_jobs))]
+    return [text for key in _keys(client) if (text := _leak(client, key, leaves_jobs, prefix))]
 
 
 def _keys(client: redis.Redis) -> Iterator[str]:
@@ -38,8 +38,8 @@ def _keys(client: redis.Redis) -> Iterator[str]:
         yield key.decode(errors="replace") if isinstance(key, bytes) else str(key)
 
 
-def _leak(client: redis.Redis, key: str, leaves_jobs: bool) -> str | None:
-    own = PREFIX.match(key)
+def _leak(client: redis.Redis, key: str, leaves_jobs: bool, prefix: re.Pattern[str]) -> str | None:
+    own = prefix.match(key)
     if own is None:
         return f"{key}: outside of the test's prefix"
     rest = key[own.end() :]

@@ -42,11 +42,13 @@ class Supervised:
         env: dict[str, str] | None = None,
         arguments: tuple[str, ...] = (),
         module: str = "app_under_test",
+        launcher: tuple[str, ...] = (),
     ) -> None:
         self.folder = folder
         self.prefix = prefix
         self.redis_url = redis_url
         self.arguments = arguments
+        self.launcher = launcher  # a command that becomes the one after it, in other surroundings
         self.process: subprocess.Popen[bytes] | None = None
         self._env = env or {}
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +76,7 @@ class Supervised:
         with (self.folder / "stdout").open("ab") as out, (self.folder / "stderr").open("ab") as err:
             self._out_start, self._log_start = out.tell(), err.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "millstream", "up", *self.arguments],
+                [*self.launcher, sys.executable, "-m", "millstream", "up", *self.arguments],
                 cwd=self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,

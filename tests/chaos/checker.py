@@ -16,9 +16,12 @@ CRASH_LIMIT = 3
 KILL_SLACK = 100_000_000  # ns: a process may end this long after its killing was decided
 OUTBOX_SLACK = 50_000_000  # ns: between a handler's last line and its outcome in shared memory, at most
 COUNT_SLACK = 1_000_000_000  # ns: until a crash is counted, at most, while its supervisor lives
+SETTLE_SLACK = 200_000_000  # ns: between the end of a run and its settle, at most, while the server is there
+NOTICE_SLACK = 1_000_000_000  # ns: until a worker hears, with the next renewal, that its batch is no longer its own
 FINAL = ("completed", "dead")
 KILLED = ("stuck", "glutton")  # kinds of jobs that are killed for taking too long, or too much memory: attempts
-DOOMED = ("poison", "failing", *KILLED)  # kinds of jobs that never complete
+DEADLY = ("poison", *KILLED)  # kinds of jobs whose process dies
+DOOMED = ("poison", "failing", "garbage", *KILLED)  # kinds of jobs that never complete
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Loss:
 
     def covers(self, run: Run) -> bool:
         """Whether what became of this run may be forgotten, or that it was delivered at all."""
-        return run.lasted(self.since) and run.begin <= self.until
+        return run.lasted(self.since - SETTLE_SLACK) and run.begin <= self.until + NOTICE_SLACK
 
 
 @dataclass
@@ -73,7 +76,11 @@ class History:
 
     def given_away(self, run: Run) -> bool:
         """Whether the job may have been given to somebody else while this run was on: its lease was over, or lost."""
-        return (run.id, run.run) in self.taken or any(loss.covers(run) for loss in self.losses)
+        return (run.id, run.run) in self.taken or self.forgotten(run)
+
+    def forgotten(self, run: Run) -> bool:
+        """Whether the server may have lost what it knew of this run: the job's history begins anew before it."""
+        return any(loss.covers(run) for loss in self.losses)
 
     def uncounted(self, run: Run) -> bool:
         """Whether the supervisor was killed before it could have this run's crash counted."""
@@ -90,15 +97,17 @@ def check(history: History) -> list[str]:
     by_id: dict[str, list[Run]] = defaultdict(list)
     for run in sorted(history.runs, key=lambda run: (run.run, run.begin)):
         by_id[run.id].append(run)
+    known = {job_id: [run for run in runs if not history.forgotten(run)] for job_id, runs in by_id.items()}
     return [
         *history.contradictions,
         *_lost(history),
         *_unexpected(history, by_id),
         *_settled_once(history),
         *_outcomes(history, by_id),
-        *_overlaps(history, by_id),
-        *_repeated(history, by_id),
+        *_overlaps(history, known),
+        *_repeated(history, known),
         *_limits(history, by_id),
+        *_deaths(history),
     ]
 
 
@@ -170,6 +179,17 @@ def _repeated(history: History, by_id: dict[str, list[Run]]) -> list[str]:
         for job_id, runs in by_id.items()
         for earlier, later in pairwise(runs)
         if earlier.completed and not history.excused(earlier)
+    ]
+
+
+def _deaths(history: History) -> list[str]:
+    return [
+        f"{run.id}: process {run.pid} died in run {run.run}, and nobody had killed it"
+        for run in history.runs
+        if run.end is None
+        and run.pid not in history.killed
+        and history.tried.get(run.id) not in DEADLY
+        and not history.given_away(run)
     ]
 
 

@@ -103,10 +103,9 @@ class Damage:
         self.taken |= reading.delivered(self.server, host.folder.name, LEASE - NEARLY)
 
     @contextlib.contextmanager
-    def forgetting(self, before: float, *, jobs: bool = True) -> Iterator[None]:
-        """The server loses, in the block, what it wrote since `before` seconds ago; without `jobs` no job of it."""
-        begin = time.monotonic_ns()
-        since = 0 if before == float("inf") else begin - int(before * 1e9)
+    def forgetting(self, *, everything: bool = False, jobs: bool = True) -> Iterator[None]:
+        """The server loses, in the block, what it wrote since the block began, or all; without `jobs` no job of it."""
+        since = 0 if everything else time.monotonic_ns()
         yield
         self.losses.append(Loss(since, time.monotonic_ns(), jobs))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from tests.chaos.evidence import Mark
 
 QUEUE = "chaos"
 ATTEMPTS = 3
+KILLED_ATTEMPTS = 2
+STUCK_AFTER = 0.5  # s: the time limit of `stuck`
+CHILD = ("sleep", "3599")
 
 if Path(os.environ.get("MILLSTREAM_CHAOS_TRAP", "/nonexistent")).exists():
     os._exit(3)  # as an application that crashes while it is imported
@@ -75,5 +79,38 @@ def poison(how: str) -> None:
     with witnessed():
         if how == "exit":
             os._exit(3)
+        if how == "oom":  # as the kernel does it
+            os.kill(os.getpid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGSEGV)
         time.sleep(10)
+
+
+BRIEFLY = Retry(attempts=KILLED_ATTEMPTS, backoff="constant", delay=0.1, jitter=False)
+
+
+@app.job(queue=QUEUE, timeout=STUCK_AFTER, retry=BRIEFLY)
+def stuck() -> None:
+    """Ignore every interruption, with a process of its own that has left the handler's sight."""
+    with witnessed():
+        subprocess.Popen(["sh", "-c", f"{' '.join(CHILD)} & {' '.join(CHILD)}"])
+        while True:
+            with contextlib.suppress(BaseException):
+                time.sleep(10)
+
+
+@app.job(queue=QUEUE, retry=BRIEFLY)
+def glutton() -> None:
+    """Take more memory than there is for it, and keep it."""
+    with witnessed():
+        hoard = bytearray(400 << 20)
+        time.sleep(10)
+        del hoard
+
+
+if os.environ.get("MILLSTREAM_CHAOS_NEWER"):
+
+    @app.job(queue=QUEUE)
+    def newcomer() -> None:
+        """A job that only the newer version of the application has."""
+        with witnessed():
+            pass

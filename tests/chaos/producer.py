@@ -23,6 +23,8 @@ def call_of(kind: str, rng: random.Random) -> tuple[Any, tuple[object, ...]]:
         return jobs.slow, (round(rng.uniform(0.05, 0.4), 3),)
     if kind == "long":
         return jobs.slow, (round(rng.uniform(3.2, 4.0), 3),)
+    if kind == "longest":
+        return jobs.slow, (8.0,)
     if kind == "busy":
         return jobs.busy, (round(rng.uniform(0.005, 0.05), 3),)
     if kind == "flaky":
@@ -30,7 +32,9 @@ def call_of(kind: str, rng: random.Random) -> tuple[Any, tuple[object, ...]]:
     if kind == "failing":
         return jobs.flaky, (jobs.ATTEMPTS,)
     if kind == "poison":
-        return jobs.poison, (rng.choice(["exit", "signal"]),)
+        return jobs.poison, (rng.choice(["exit", "signal", "oom"]),)
+    if kind in ("stuck", "glutton", "newcomer"):
+        return getattr(jobs, kind), ()
     return jobs.quick, ()
 
 

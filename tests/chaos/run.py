@@ -5,15 +5,21 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.chaos.checker import History, check
+import redis
+
+from tests.chaos import jobs
+from tests.chaos.checker import KILLED, History, check
 from tests.chaos.scenarios import SCENARIOS
 from tests.chaos.world import World
 from tests.support.servers import Kind
 
-ATTEMPTS = {"flaky": 3, "failing": 3}
+ITSELF = "the scenario itself failed:"
+KEPT = "logs and evidence are kept in"
+ATTEMPTS = {"flaky": jobs.ATTEMPTS, "failing": jobs.ATTEMPTS, **dict.fromkeys(KILLED, jobs.KILLED_ATTEMPTS)}
 
 
 @dataclass
@@ -34,7 +40,7 @@ def run_scenario(name: str, seed: str, seconds: float, kind: Kind = Kind.VALKEY)
     problems, facts = _break_and_check(name, folder, seed, seconds, kind)
     if problems:
         (folder / "problems").write_text("\n".join(problems))
-        problems.append(f"logs and evidence are kept in {folder}")
+        problems.append(f"{KEPT} {folder}")
     else:
         shutil.rmtree(folder)
     return Verdict(name, seed, problems, time.monotonic() - begin, facts)
@@ -44,12 +50,15 @@ def _break_and_check(
     name: str, folder: Path, seed: str, seconds: float, kind: Kind
 ) -> tuple[list[str], dict[str, int]]:
     scenario = SCENARIOS[name]
-    with World(folder, seed, seconds, kind, through_proxy=scenario.through_proxy) as world:
+    world = World(folder, seed, seconds, kind, through_proxy=scenario.through_proxy, options=scenario.options)
+    with world:
         try:
             scenario.run(world)
             world.drain()
         except AssertionError as failure:
             return [str(failure)], {}
+        except (redis.RedisError, OSError) as failure:
+            return [f"{ITSELF} {failure!r}\n{traceback.format_exc()}"], {}
         history = world.history(ATTEMPTS)
         return check(history), _facts(history, world)
 

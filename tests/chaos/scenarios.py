@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.chaos.faults import USUAL, jobs, network, processes, server
 from tests.chaos.world import Scenario, World
+from tests.support import network_namespace
+from tests.support.servers import Options
 
 
 @dataclass(frozen=True)
@@ -14,6 +17,13 @@ class Named:
 
     run: Scenario
     through_proxy: bool = False
+    options: Options | None = None  # of the server
+    needs: Callable[[], bool] | None = None  # whether the machine allows it
+
+    @property
+    def possible(self) -> bool:
+        """Whether this machine allows it."""
+        return self.needs is None or self.needs()
 
     @property
     def promise(self) -> str:
@@ -61,7 +71,23 @@ SCENARIOS = {
     "stop-now": Named(processes.stop_now),
     "boot-crashes": Named(processes.boot_crashes),
     "poison-jobs": Named(jobs.poison_jobs),
+    "stuck-jobs": Named(jobs.stuck_jobs),
+    "greedy-jobs": Named(jobs.greedy_jobs),
+    "malformed-entries": Named(jobs.malformed_entries),
+    "pinned-entries": Named(jobs.pinned_entries),
+    "rolling-upgrade": Named(jobs.rolling_upgrade),
     "restart-server": Named(server.restart_servers),
+    "long-outage": Named(server.long_outage),
+    "lose-power": Named(server.lose_power, options=Options(appendonly=True, appendfsync="everysec")),
+    "flush-server": Named(server.flush_server),
+    "destroy-groups": Named(server.destroy_groups),
+    "delete-streams": Named(server.delete_streams),
+    "flush-scripts": Named(server.flush_scripts),
+    "fill-server": Named(server.fill_server),
+    "refusing-server": Named(server.refusing_server, options=server.UNWILLING),
+    "fail-over": Named(server.fail_over, through_proxy=True, options=Options(tcp=True)),
     "lose-replies": Named(network.lose_replies, through_proxy=True),
+    "silent-connections": Named(network.silent_connections),
+    "partitioned-host": Named(network.partitioned_host, needs=network_namespace.permitted),
     "everything": Named(everything, through_proxy=True),
 }

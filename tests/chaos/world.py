@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.chaos import evidence, reading
+from tests.chaos import evidence, jobs, producer, reading
 from tests.chaos.checker import History
 from tests.chaos.damage import LEASE, Damage
 from tests.chaos.watcher import Watcher
@@ -25,6 +26,7 @@ from tests.support.waiting import wait_until
 T = TypeVar("T")
 
 DRAIN = 3.0
+STANDSTILL = 12.0  # s without any change after which a drain is given up: the longest delay of a job is 5 s
 BROOM = "broom"  # the host that comes last and cleans up after the others
 
 APP = "from tests.chaos.jobs import app\n"
@@ -63,6 +65,9 @@ class World:
         self.rng = random.Random(seed)
         self.hosts: dict[str, Supervised] = {}
         self.contradictions: list[str] = []
+        self.environment: dict[str, str] = {}  # of the host that cleans up
+        self._judges: list[Callable[[World], list[str]]] = []
+        self._number = 0
         self._seconds = seconds
         self._deadline = 0.0
         self._stack = contextlib.ExitStack()
@@ -138,7 +143,7 @@ class World:
             launcher=launcher,
         )
 
-    def start_producer(self, *kinds: str, pace: float = 0.015, url: str = "") -> None:
+    def start_producer(self, *kinds: str, pace: float = 0.015, env: dict[str, str] | None = None) -> None:
         """Begin to enqueue jobs of these kinds, one each `pace` seconds; the scenario's time begins here."""
         host = next(iter(self.hosts.values()))
         arguments = [self.seed, str(self.folder / "ids"), str(pace), *kinds]
@@ -147,7 +152,7 @@ class World:
             self._producer = subprocess.Popen(
                 command,
                 cwd=self.folder,
-                env={**host.environment, "MILLSTREAM_REDIS_URL": url or self.url},
+                env={**host.environment, "MILLSTREAM_REDIS_URL": self.url, **(env or {})},
                 stdout=output,
                 stderr=output,
                 preexec_fn=processes.die_with_parent,
@@ -177,6 +182,25 @@ class World:
         """From now on this is the server that counts: the other one has failed."""
         self.server = self.damage.server = self.watcher.server = server
 
+    def enqueue(self, kind: str, count: int) -> list[str]:
+        """Enqueue jobs from here, without the producer; their ids."""
+        jobs.app.connect_to(self.url, reading.PREFIX)
+        found = []
+        with (self.folder / "ids").open("a", buffering=1) as lines:
+            for _ in range(count):
+                self._number += 1
+                found.append(f"{self.seed}-own-{self._number}")
+                lines.write(f"tried {found[-1]} {kind} {time.monotonic_ns()}\n")
+                producer.enqueue(found[-1], kind, self.rng)
+                lines.write(f"acknowledged {found[-1]} {kind} {time.monotonic_ns()}\n")
+        jobs.app.client.close()
+        return found
+
+    def note_foreign(self, job_id: str, kind: str) -> None:
+        """Something of this id is about to be put into a stream by hand."""
+        with (self.folder / "ids").open("a", buffering=1) as lines:
+            lines.write(f"tried {job_id} {kind} {time.monotonic_ns()}\n")
+
     # --- what must go on
 
     def completed(self) -> int:
@@ -190,19 +214,33 @@ class World:
 
     # --- the end
 
-    def drain(self, timeout: float = 60.0) -> None:
+    def at_the_end(self, judge: Callable[[World], list[str]]) -> None:
+        """Have this judge say, after the drain, which promise was broken."""
+        self._judges.append(judge)
+
+    def drain(self, timeout: float = 45.0) -> None:
         """Heal everything, run what is stored, stop every host cleanly, and have the rest cleaned up."""
         self.stop_producer()
         self.proxy.resume()
         for name, host in self.hosts.items():
             if not host.running:
                 self.start_host(name)
-        wait_until(
-            lambda: reading.stored(self.server) == 0, timeout, lambda: f"a drained queue; {self.describe()}", 0.05
-        )
+        self._wait_drained(timeout)
         for host in self.hosts.values():
             host.stop()
         self._sweep()
+        self._see_nobody_left()
+
+    def _wait_drained(self, timeout: float) -> None:
+        """Wait until nothing is stored; less patiently where nothing happens any more."""
+        before, since = None, time.monotonic()
+        deadline = since + timeout
+        while stored := reading.stored(self.server):
+            now, facts = time.monotonic(), (stored, reading.counters(self.server))
+            before, since = facts, since if facts == before else now
+            assert now - since < STANDSTILL, f"{stored} jobs stay for {STANDSTILL} s; {self.describe()}"
+            assert now < deadline, f"{stored} jobs are not drained within {timeout} s; {self.describe()}"
+            time.sleep(0.05)
 
     def _sweep(self) -> None:
         """A host that comes later forgets the consumers of those that are gone, once their leases are over."""
@@ -211,12 +249,18 @@ class World:
         def only_own() -> bool:
             return all(name.startswith(BROOM + "-") for name in reading.consumers(self.server))
 
-        broom = self.start_host(BROOM)
+        broom = self.start_host(BROOM, env=self.environment)
         try:
             wait_until(only_own, 3.0)
         except AssertionError:
             self.contradictions.append(f"consumers of the dead are left: {sorted(reading.consumers(self.server))}")
         broom.stop()
+
+    def _see_nobody_left(self) -> None:
+        lines = {process: processes.command_line(process) for process in processes.tree(os.getpid())}
+        left = [process for process, line in lines.items() if line.startswith(("millstream:", " ".join(jobs.CHILD)))]
+        self.contradictions += [f"process {process.pid} is left: {lines[process]}" for process in left]
+        processes.kill(left)
 
     def stop_producer(self) -> None:
         """Let the producer end after the job that it is about to enqueue."""
@@ -231,7 +275,7 @@ class World:
         tried, acknowledged = reading.ids(self.folder / "ids")
         runs, contradictions = evidence.read(self.evidence)
         seen = self.watcher.contradictions(damage.losses)
-        return History(
+        history = History(
             acknowledged=acknowledged,
             tried=tried,
             runs=runs,
@@ -243,8 +287,13 @@ class World:
             supervisors=damage.supervisors,
             taken=damage.taken,
             losses=damage.losses,
-            contradictions=[*contradictions, *seen, *self.contradictions, *reading.leftovers(self.server)],
+            contradictions=[*contradictions, *seen, *self.contradictions],
         )
+        # The record of a job that the server was made to forget in part stays: nobody knows that it is alone.
+        orphans = {job_id for job_id, job in acknowledged.items() if history.may_be_lost(job)}
+        history.contradictions += reading.leftovers(self.server, orphans)
+        history.contradictions += [problem for judge in self._judges for problem in judge(self)]
+        return history
 
     def describe(self) -> str:
         """The state of things, for a failure's message."""

@@ -47,10 +47,11 @@ class _Link:
 
 
 class Proxy:
-    """Listens on a loopback port of its own; `target` is a unix socket's path or (host, port)."""
+    """Listens on a port of its own, by default of loopback; `target` is a unix socket's path or (host, port)."""
 
-    def __init__(self, target: str | tuple[str, int]) -> None:
+    def __init__(self, target: str | tuple[str, int], listen: str = "127.0.0.1") -> None:
         self._target = target
+        self._listen = listen
         self._losses: list[Loss] = []
         self._links: set[_Link] = set()
         self._delay = 0.0
@@ -75,7 +76,7 @@ class Proxy:
     @property
     def url(self) -> str:
         """The URL that clients use instead of the server's."""
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://{self._listen}:{self.port}/0"
 
     def drop_reply(
         self, containing: bytes | Callable[[bytes], bool] = b"", times: float = 1, hang: bool = False
@@ -97,6 +98,11 @@ class Proxy:
     def refuse(self) -> None:
         """Close every present connection and each new one at once, until `resume`."""
         self._refusing = True
+        self.cut()
+
+    def retarget(self, target: str | tuple[str, int]) -> None:
+        """Close every present connection; new ones lead to another server."""
+        self._target = target
         self.cut()
 
     def delay(self, seconds: float) -> None:
@@ -131,7 +137,7 @@ class Proxy:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._accept, self._listen, 0)
         self.port = int(server.sockets[0].getsockname()[1])
         self._ready.set()
         await self._stopping.wait()

@@ -51,6 +51,7 @@ class Supervised:
         self.launcher = launcher  # a command that becomes the one after it, in other surroundings
         self.process: subprocess.Popen[bytes] | None = None
         self._env = env or {}
+        self.extra: dict[str, str] = {}  # variables from the next start on
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{module}.py").write_text(app)
         (folder / "millstream.toml").write_text(f'app = "{module}:app"\n{toml or DEFAULT_GROUP}')
@@ -69,7 +70,7 @@ class Supervised:
         env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), env.get("PYTHONPATH"))))
         if self.redis_url is not None:
             env["MILLSTREAM_REDIS_URL"] = self.redis_url
-        return {**env, **self._env}
+        return {**env, **self._env, **self.extra}
 
     def start(self, wait: bool = True, timeout: float = 20.0) -> Supervised:
         """Start it; with `wait`, until it says that it is ready (seconds)."""

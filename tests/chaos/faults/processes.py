@@ -7,15 +7,25 @@ import signal
 import time
 from collections.abc import Callable
 
+from tests.chaos import reading
 from tests.chaos.damage import LEASE
 from tests.chaos.faults import CALM, USUAL
 from tests.chaos.world import DRAIN, World
 from tests.support.supervised import Supervised
 from tests.support.waiting import wait_until
 
+SILENT = 2.0  # s without a tick of the supervisor after which its leases are not renewed
+
+
+def nothing_recovered(world: World) -> list[str]:
+    """Where maintenance lives, and renews, no job has to wait for the end of a lease."""
+    count = reading.counters(world.server).get("recovered", 0)
+    return [f"{count} jobs waited for the end of their lease, and nobody had lost one"] if count else []
+
 
 def kill_workers(world: World) -> None:
-    """SIGKILL a worker in the middle of a job; its slot is filled again."""
+    """SIGKILL a worker in the middle of a job; its slot is filled again, and what it held goes back at once."""
+    world.at_the_end(nothing_recovered)
     host = world.start_host("a")
     world.start_producer(*USUAL)
     for _ in world.steps(0.3, 0.9):
@@ -57,7 +67,10 @@ def kill_supervisor(world: World) -> None:
 
 
 def kill_supervisor_and_restart(world: World, host: Supervised) -> None:
-    """SIGKILL it, see its tree gone, start it again."""
+    """SIGKILL it, at times together with maintenance, see its tree gone, start it again."""
+    maintenance = host.maintenance()
+    if maintenance is not None and world.rng.random() < 0.4:
+        world.damage.kill(maintenance)
     world.damage.kill_supervisor(host)
     restart(host)
 
@@ -66,7 +79,7 @@ def stop_supervisors(world: World) -> None:
     """SIGSTOP a supervisor past its lease: nobody enforces its deadlines, so its leases end and others take over."""
     world.start_host("a")
     world.start_host("b")
-    world.start_producer(*CALM * 6, "long", pace=0.05)
+    world.start_producer(*CALM * 6, "longest", pace=0.05)
     for _ in world.steps(0.5, 1.0):
         stop_supervisor(world, world.hosts[world.rng.choice("ab")])
 
@@ -74,11 +87,15 @@ def stop_supervisors(world: World) -> None:
 def stop_supervisor(world: World, host: Supervised) -> None:
     """SIGSTOP it for longer than maintenance waits for it, and a lease more."""
     with world.damage.stopped(host, [host.pid]):
-        time.sleep(2.0 + world.rng.uniform(1.0, 1.5) * LEASE)
+        held = reading.delivered(world.server, host.folder.name)
+        time.sleep(SILENT + LEASE + 1.5)
+        kept = held & reading.delivered(world.server, host.folder.name)
+        assert not kept or len(world.hosts) < 2, f"{kept} kept their leases while their supervisor was stopped"
 
 
 def kill_maintenances(world: World) -> None:
     """SIGKILL maintenance: it is replaced before a lease ends, and nothing runs twice."""
+    world.at_the_end(nothing_recovered)
     host = world.start_host("a")
     world.start_producer(*USUAL * 4, "long", pace=0.03)
     for _ in world.steps(0.3, 0.8):
@@ -154,6 +171,7 @@ def stop_host(world: World, host: Supervised) -> None:
 
 def term_under_load(world: World) -> None:
     """TERM with short and long jobs running: exit 0 in time, long jobs are given back uncounted."""
+    world.at_the_end(nothing_recovered)
     host = world.start_host("a")
     world.start_producer(*USUAL * 6, "long", pace=0.03)
     for _ in world.steps(0.5, 1.5):

@@ -6,6 +6,8 @@ import json
 import random
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import click
 from rich.console import Console
@@ -17,42 +19,95 @@ from tests.support import processes
 from tests.support.servers import Kind
 
 
+@dataclass(frozen=True)
+class Draw:
+    """One run to be made: what decides over its faults."""
+
+    scenario: str
+    seed: str
+    kind: Kind
+
+
 @click.command()
 @click.option("--seed", default=None, type=int, help="Default: a new one, printed.")
 @click.option("--minutes", default=5.0, show_default=True)
 @click.option("--seconds", default=15.0, show_default=True, help="Length of one scenario, without its drain.")
 @click.option("--scenario", "only", multiple=True, type=click.Choice(sorted(SCENARIOS)))
+@click.option("--again", default="", help="Only one run: with the seed that a failed one printed.")
 @click.option("--server", type=click.Choice([str(kind) for kind in Kind] + ["both"]), default="both")
+@click.option("--list", "listing", is_flag=True, help="Show the scenarios, and run nothing.")
 @click.option("--json", "as_json", is_flag=True)
-def main(seed: int | None, minutes: float, seconds: float, only: tuple[str, ...], server: str, as_json: bool) -> None:
+def main(
+    seed: int | None,
+    minutes: float,
+    seconds: float,
+    only: tuple[str, ...],
+    again: str,
+    server: str,
+    listing: bool,
+    as_json: bool,
+) -> None:
     """Break a running system in many ways and check that every promise holds; exits 1 where one does not."""
+    if listing:
+        return _list()
     processes.adopt_orphans()
-    seed = random.SystemRandom().randrange(10**6) if seed is None else seed
-    console, rng = Console(stderr=True), random.Random(seed)
-    kinds = list(Kind) if server == "both" else [Kind(server)]
-    console.print(f"seed {seed}")
+    console = Console(stderr=True)
+    names, kinds = _possible(only or tuple(SCENARIOS), console), list(Kind) if server == "both" else [Kind(server)]
+    if again:
+        draws: Iterator[Draw] = iter([Draw(names[0], again, kinds[0])])
+    else:
+        seed = random.SystemRandom().randrange(10**6) if seed is None else seed
+        console.print(f"seed {seed}")
+        draws = _draws(seed, names, kinds)
     verdicts: list[Verdict] = []
     deadline = time.monotonic() + minutes * 60
-    while not verdicts or time.monotonic() < deadline:
-        for name in rng.sample(sorted(only or SCENARIOS), len(only or SCENARIOS)):
-            kind = rng.choice(kinds)
-            verdict = run_scenario(name, f"{seed}.{len(verdicts)}", seconds, kind)
-            verdicts.append(verdict)
-            _show(console, verdict, kind)
-            if time.monotonic() >= deadline:
-                break
+    for draw in draws:
+        verdicts.append(run_scenario(draw.scenario, draw.seed, seconds, draw.kind))
+        _show(console, verdicts[-1], draw, seconds)
+        if time.monotonic() >= deadline:
+            break
     _report(verdicts, seed, as_json)
     sys.exit(1 if any(verdict.problems for verdict in verdicts) else 0)
 
 
-def _show(console: Console, verdict: Verdict, kind: Kind) -> None:
+def _possible(names: tuple[str, ...], console: Console) -> list[str]:
+    """The scenarios that this machine allows."""
+    for name in names:
+        if not SCENARIOS[name].possible:
+            console.print(f"{name}: not possible on this machine")
+    found = [name for name in names if SCENARIOS[name].possible]
+    if not found:
+        raise click.ClickException("no scenario is left to run")
+    return found
+
+
+def _draws(seed: int, names: list[str], kinds: list[Kind]) -> Iterator[Draw]:
+    """Each scenario once in random order, then all of them anew."""
+    rng, number = random.Random(seed), 0
+    while True:
+        for name in rng.sample(sorted(names), len(names)):
+            yield Draw(name, f"{seed}.{number}", rng.choice(kinds))
+            number += 1
+
+
+def _list() -> None:
+    table = Table("scenario", "what is broken, and what must hold")
+    for name, scenario in SCENARIOS.items():
+        table.add_row(name, scenario.promise)
+    Console().print(table)
+
+
+def _show(console: Console, verdict: Verdict, draw: Draw, seconds: float) -> None:
     state = f"[red]{len(verdict.problems)} problems[/]" if verdict.problems else "[green]ok[/]"
-    console.print(f"{verdict.scenario} ({kind}, {verdict.seed}): {state} in {verdict.seconds:.1f} s")
+    console.print(f"{verdict.scenario} ({draw.kind}, {verdict.seed}): {state} in {verdict.seconds:.1f} s")
     for problem in verdict.problems[:20]:
         console.print("  " + problem, markup=False, highlight=False)
+    if verdict.problems:
+        options = f"--scenario {draw.scenario} --again {draw.seed} --server {draw.kind} --seconds {seconds:g}"
+        console.print(f"  the same again: ops/chaos {options}", markup=False, highlight=False)
 
 
-def _report(verdicts: list[Verdict], seed: int, as_json: bool) -> None:
+def _report(verdicts: list[Verdict], seed: int | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"seed": seed, "runs": [vars(verdict) for verdict in verdicts]}, indent=2))
         return

@@ -46,12 +46,14 @@ class Damage:
             self.kill(pid)
         self._ended(host)
 
-    def kill_supervisor(self, host: Supervised) -> None:
-        """SIGKILL the supervisor only: its tree must be gone within 2 s."""
+    def kill_supervisor(self, host: Supervised, *others: int) -> None:
+        """SIGKILL the supervisor, and these of its children: the whole tree must be gone within 2 s."""
         descendants = host.tree()
         for process in descendants:
             self.killed[process.pid] = time.monotonic_ns()
         self._kill_supervisor(host)
+        for pid in others:
+            self.kill(pid)
         host.wait(5)
         processes.assert_gone(descendants, timeout=2.0)
         self._ended(host)

@@ -117,7 +117,10 @@ def main(only: tuple[str, ...], listing: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([vars(verdict) for verdict in verdicts], indent=2))
     else:
-        _show(Table("mutant", "scenario", "caught by", "seconds"), [_row(verdict) for verdict in verdicts])
+        _show(
+            Table("mutant", "scenario", "caught by", "seconds", show_lines=True),
+            [_row(verdict) for verdict in verdicts],
+        )
     sys.exit(0 if all(verdict.caught for verdict in verdicts) else 1)
 
 
@@ -134,11 +137,13 @@ def _judge_aloud(mutant: Mutant) -> Verdict:
 
 
 def _row(verdict: Verdict) -> tuple[str, str, str, str]:
-    problem = verdict.problems[0].splitlines()[0][:90] if verdict.caught else "[red]nothing: it survived[/]"
+    problem = verdict.problems[0].splitlines()[0][:120] if verdict.caught else "[red]nothing: it survived[/]"
     return verdict.mutant, verdict.scenario, problem, f"{verdict.seconds:.0f}"
 
 
 def _show(table: Table, rows: list[tuple[str, ...]]) -> None:
+    for column in table.columns[:2]:
+        column.no_wrap = True
     for row in rows:
         table.add_row(*row)
     Console().print(table)

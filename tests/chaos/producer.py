@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from millstream.protocol.errors import Unavailable
+from millstream.protocol.registry import Draft
 from tests.chaos import jobs
 
 
@@ -24,7 +25,7 @@ def call_of(kind: str, rng: random.Random) -> tuple[Any, tuple[object, ...]]:
     if kind == "long":
         return jobs.slow, (round(rng.uniform(3.2, 4.0), 3),)
     if kind == "longest":
-        return jobs.slow, (8.0,)
+        return jobs.slow, (6.5,)
     if kind == "busy":
         return jobs.busy, (round(rng.uniform(0.005, 0.05), 3),)
     if kind == "flaky":
@@ -36,6 +37,12 @@ def call_of(kind: str, rng: random.Random) -> tuple[Any, tuple[object, ...]]:
     if kind in ("stuck", "glutton", "newcomer"):
         return getattr(jobs, kind), ()
     return jobs.quick, ()
+
+
+def draft(job_id: str, kind: str, rng: random.Random) -> Draft:
+    """The same, not yet enqueued."""
+    job, args = call_of(kind, rng)
+    return job.using(id=job_id).job(*args)  # type: ignore[no-any-return]
 
 
 def enqueue(job_id: str, kind: str, rng: random.Random) -> None:

@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from tests.chaos import evidence, jobs, producer, reading
 from tests.chaos.checker import History
 from tests.chaos.damage import LEASE, Damage
+from tests.chaos.evidence import Run
 from tests.chaos.watcher import Watcher
 from tests.support import processes
 from tests.support.proxy import Proxy
@@ -182,24 +183,31 @@ class World:
         """From now on this is the server that counts: the other one has failed."""
         self.server = self.damage.server = self.watcher.server = server
 
-    def enqueue(self, kind: str, count: int) -> list[str]:
-        """Enqueue jobs from here, without the producer; their ids."""
+    def enqueue(self, *kinds: str) -> list[str]:
+        """Enqueue jobs of these kinds from here, all at once; their ids."""
         jobs.app.connect_to(self.url, reading.PREFIX)
-        found = []
-        with (self.folder / "ids").open("a", buffering=1) as lines:
-            for _ in range(count):
-                self._number += 1
-                found.append(f"{self.seed}-own-{self._number}")
-                lines.write(f"tried {found[-1]} {kind} {time.monotonic_ns()}\n")
-                producer.enqueue(found[-1], kind, self.rng)
-                lines.write(f"acknowledged {found[-1]} {kind} {time.monotonic_ns()}\n")
+        ids = [f"{self.seed}-own-{self._number + number}" for number in range(len(kinds))]
+        self._number += len(kinds)
+        drafts = [producer.draft(job_id, kind, self.rng) for job_id, kind in zip(ids, kinds, strict=True)]
+        self._note_ids("tried", ids, kinds)
+        jobs.app.enqueue_many(drafts)
+        self._note_ids("acknowledged", ids, kinds)
         jobs.app.client.close()
-        return found
+        return ids
+
+    def _note_ids(self, what: str, ids: Sequence[str], kinds: Sequence[str]) -> None:
+        with (self.folder / "ids").open("a") as lines:
+            for job_id, kind in zip(ids, kinds, strict=True):
+                lines.write(f"{what} {job_id} {kind} {time.monotonic_ns()}\n")
 
     def note_foreign(self, job_id: str, kind: str) -> None:
         """Something of this id is about to be put into a stream by hand."""
-        with (self.folder / "ids").open("a", buffering=1) as lines:
-            lines.write(f"tried {job_id} {kind} {time.monotonic_ns()}\n")
+        self._note_ids("tried", [job_id], [kind])
+
+    def run_of(self, job_id: str) -> Run | None:
+        """The last run of a job that has begun and not ended."""
+        runs, _ = evidence.read(self.evidence)
+        return next((run for run in reversed(runs) if run.id == job_id and run.end is None), None)
 
     # --- what must go on
 

@@ -11,6 +11,7 @@ from millstream.protocol.keys import Keys, QueueKeys
 from tests.chaos import reading
 from tests.chaos.damage import LEASE
 from tests.chaos.faults import CALM, USUAL
+from tests.chaos.faults.processes import nothing_recovered
 from tests.chaos.jobs import STUCK_AFTER
 from tests.chaos.world import World
 from tests.support.supervised import ROOT
@@ -22,11 +23,14 @@ GARBAGE = (b"{", b"[1]", b'{"v":1,"t":1}', b'{"v":"x","n":"quick","t":1}', b"\xf
 
 
 def poison_jobs(world: World) -> None:
-    """Jobs that kill their worker each time end as dead letters; the others run once."""
+    """Jobs that kill their worker each time end as dead letters; the others run once, also those of its batch."""
+    world.at_the_end(nothing_recovered)
     world.start_host("a")
-    world.start_producer(*CALM * 16, "poison")
+    world.start_producer(*["quick"] * 60, "slow", "poison")
     for _ in world.steps(0.2, 0.4):
-        pass
+        kinds = ["quick"] * 80
+        kinds.insert(world.rng.randrange(20, 60), "poison")
+        world.enqueue(*kinds)
 
 
 def stuck_jobs(world: World) -> None:
@@ -81,10 +85,10 @@ def malformed_entries(world: World) -> None:
 def pinned_entries(world: World) -> None:
     """Behind pages of entries that a live owner holds, those of a dead one are reached as soon as its lease is over."""
     keys = Keys(reading.PREFIX).queue("chaos")
-    world.enqueue("quick", 2 * PAGE + 50)
+    world.enqueue(*["quick"] * (2 * PAGE + 50))
     _deliver(world, keys, "vault-1:x/0:1", lease=3600.0)
     pinned = reading.delivered(world.server, "vault")
-    behind = world.enqueue("quick", PAGE + 50)
+    behind = world.enqueue(*["quick"] * (PAGE + 50))
     _deliver(world, keys, "ghost-1:x/0:1", lease=LEASE)
     time.sleep(LEASE)  # the dead owner's consumer may be pruned, if only it held nothing
     host = world.start_host("a")

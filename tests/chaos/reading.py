@@ -18,7 +18,7 @@ BASE = PREFIX + "{chaos}:"
 GROUP = "millstream"
 STREAMS = tuple(f"{BASE}stream:{name}" for name in ("again", "critical", "high", "normal", "low"))
 HISTORY = 1000  # ids that the history keeps
-LASTING = 400_000  # bytes that keys without an end may take together once no job is left
+LASTING = 100_000  # bytes that keys without an end may take together once no job is left
 
 _STORED = """#!lua flags=no-writes,allow-oom
 local sum = redis.call('ZCARD', KEYS[1])

@@ -43,6 +43,8 @@ MIXED = (
     processes.stop_and_start,
     processes.stop_at_once_and_start,
     server.restart_server,
+    server.refuse_for_a_moment,
+    server.forget_scripts,
 )
 
 

@@ -157,8 +157,8 @@ class Proxy:
         self._links.add(link)
         try:
             await asyncio.gather(self._requests(reader, link), self._replies(upstream, link))
-        except (OSError, ValueError, EOFError):
-            return  # either side went away, or does not speak RESP
+        except (OSError, ValueError, EOFError, asyncio.CancelledError):
+            return  # either side went away, or does not speak RESP, or we are closed
         finally:
             link.close()
             self._links.discard(link)

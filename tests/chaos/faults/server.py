@@ -10,6 +10,7 @@ from typing import Any
 
 import redis
 
+from millstream.protocol.connection import Refused
 from tests.chaos import reading
 from tests.chaos.damage import LEASE
 from tests.chaos.faults import CALM, USUAL
@@ -108,15 +109,20 @@ def delete_streams(world: World) -> None:
 
 def flush_scripts(world: World) -> None:
     """SCRIPT FLUSH, and CLIENT KILL of every connection, again and again: nobody notices."""
-    world.start_host("a")
+    host = world.start_host("a")
     world.start_producer(*USUAL)
-    with world.server.client() as client:
-        for _ in world.steps(0.05, 0.2):
-            client.execute_command("SCRIPT", "FLUSH")
-            client.execute_command("FUNCTION", "FLUSH")
-            if world.rng.random() < 0.3:
-                client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+    for _ in world.steps(0.05, 0.2):
+        forget_scripts(world, host)
     world.wait_for_work()
+
+
+def forget_scripts(world: World, _host: Supervised) -> None:
+    """The server forgets every script, and often ends every connection too."""
+    with world.server.client() as client:
+        client.execute_command("SCRIPT", "FLUSH")
+        client.execute_command("FUNCTION", "FLUSH")
+        if world.rng.random() < 0.3:
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal")
 
 
 def fill_server(world: World) -> None:
@@ -126,9 +132,19 @@ def fill_server(world: World) -> None:
     for _ in world.steps(0.5, 1.0):
         with world.server.client() as client:
             client.config_set("maxmemory", 1)
+            _see_refused(world)
             wait_until(lambda: reading.stored(world.server) == 0, 30.0, lambda: f"a drained queue; {world.describe()}")
             client.config_set("maxmemory", 0)
         world.wait_for_work()
+
+
+def _see_refused(world: World) -> None:
+    try:
+        world.enqueue("quick")
+    except Refused as error:
+        assert "is full (maxmemory)" in str(error), error
+    else:
+        raise AssertionError("a server that is full took a job")
 
 
 UNWILLING = Options(
@@ -147,10 +163,18 @@ def refusing_server(world: World) -> None:
     world.start_host("a")
     world.start_producer(*CALM)
     refusals = [_no_replicas, _read_only, _busy, _no_disk, _loading]
-    for _ in world.steps(0.3, 0.8):
-        with world.rng.choice(refusals)(world):
+    world.rng.shuffle(refusals)
+    for number, _ in enumerate(world.steps(0.3, 0.8)):
+        with refusals[number % len(refusals)](world):
             time.sleep(world.rng.uniform(0.3, 1.25) * LEASE)
         world.wait_for_work()
+
+
+def refuse_for_a_moment(world: World, _host: Supervised) -> None:
+    """The server refuses all writes, or everything."""
+    with world.rng.choice([_no_replicas, _read_only, _busy])(world):
+        time.sleep(world.rng.uniform(0.1, 1.0) * LEASE)
+    world.wait_for_work()
 
 
 @contextlib.contextmanager

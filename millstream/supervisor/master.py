@@ -121,6 +121,7 @@ class Supervisor:
             self._tick_and_sleep()
         self._web.stop()
         self._server.stop()
+        self._signals.ignore()
         log.info("supervisor.stopped", exit_code=self._exit_code)
         return self._exit_code
 

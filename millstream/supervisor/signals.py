@@ -49,6 +49,11 @@ class Signals:
         """Those that were not taken yet."""
         return tuple(map(int, self._arrived))
 
+    def ignore(self) -> None:
+        """Hear no more: the interpreter, while it ends, would let a signal with a handler kill it."""
+        for number in HANDLED:
+            signal.signal(number, signal.SIG_IGN)
+
     def next(self) -> signal.Signals | None:
         """The signal that arrived first and was not taken yet."""
         return self._arrived.popleft() if self._arrived else None

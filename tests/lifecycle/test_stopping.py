@@ -110,6 +110,19 @@ def test_stop_now_kills_and_gives_back_uncounted(mill: StartMill, signals: tuple
 
 
 @ONE_SERVER
+def test_term_to_a_supervisor_that_has_done_all_does_not_kill_it(mill: StartMill) -> None:
+    running = mill(processes=1)
+    for _ in range(2):
+        running.up.send(signal.SIGTERM)
+        running.up.wait_log("waiting_for.*maintenance to leave")
+        while running.up.running:
+            running.up.send(signal.SIGTERM)
+        assert running.up.exit_code in (0, 1)  # 1 where the second one came before the end
+        running.up.start()
+    running.up.stop()
+
+
+@ONE_SERVER
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "TERM"])
 def test_a_signal_for_the_whole_tree_does_no_harm(mill: StartMill, number: signal.Signals) -> None:
     running = mill(processes=2)

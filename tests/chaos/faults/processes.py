@@ -204,11 +204,12 @@ def stop_at_once_and_start(world: World, host: Supervised) -> None:
 
 
 def _stop_at_once(world: World, host: Supervised) -> None:
-    host.send(signal.SIGTERM if world.rng.random() < 0.7 else signal.SIGQUIT)
-    time.sleep(world.rng.uniform(0.0, 0.3))
-    world.damage.note_killed(host.workers())
-    if host.running:
+    second, pause = signal.SIGTERM if world.rng.random() < 0.7 else signal.SIGQUIT, world.rng.uniform(0.0, 0.3)
+    if second is signal.SIGTERM:
         host.send(signal.SIGTERM)
+        time.sleep(pause)
+    world.damage.note_killed(host.workers())
+    host.send(second)
     assert host.wait(DRAIN) in (0, 1), f"exit {host.exit_code}:\n{host.output()}"
 
 

@@ -39,6 +39,11 @@ class Watcher:
         if self._thread.is_alive():
             self._thread.join(20)
 
+    @property
+    def ended(self) -> int:
+        """How many jobs were seen to have ended."""
+        return len(self._seen)
+
     def contradictions(self, losses: list[Loss]) -> list[str]:
         """Jobs that ended differently later, unless the server was made to forget their end."""
         with self.server.client() as client:

@@ -12,7 +12,8 @@ import redis as redis_py
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.support import leaks, processes, resp
+from tests.support import leaks, network_namespace, processes, resp
+from tests.support.network_namespace import NetworkNamespace
 from tests.support.proxy import Proxy
 from tests.support.servers import Kind, Server, StartServer
 from tests.support.waiting import wait_until
@@ -81,6 +82,29 @@ def test_a_blackhole_holds_and_resume_lets_flow(proxy: Proxy) -> None:
             client.ping()
         proxy.resume()
         assert client.ping()
+
+
+def test_a_proxy_leads_to_another_server(proxy: Proxy, start_server: StartServer) -> None:
+    other = start_server()
+    with client_of(proxy.url) as client, other.client() as direct:
+        client.ping()
+        proxy.retarget(str(other.socket))
+        client.set("there", 1)  # the client sees that its connection has ended, and makes another
+        assert direct.get("there") == b"1"
+
+
+def test_a_program_in_a_network_of_its_own_is_cut_off(server: Server) -> None:
+    if not network_namespace.permitted():
+        strict = os.environ.get("MILLSTREAM_TEST_STRICT") == "1"
+        pytest.xfail("not permitted here") if strict else pytest.skip("not permitted here")
+    code = "import sys, redis; redis.Redis.from_url(sys.argv[1], socket_timeout=0.3, socket_connect_timeout=0.3).ping()"
+    with NetworkNamespace() as network, Proxy(str(server.socket), listen=network.outside) as between:
+        ping = [*network.launcher, sys.executable, "-c", code, between.url]
+        wait_until(lambda: subprocess.run(ping, capture_output=True).returncode == 0, 10.0, "an answer")
+        network.cut()
+        assert b"Error" in subprocess.run(ping, capture_output=True).stderr
+        network.heal()
+        wait_until(lambda: subprocess.run(ping, capture_output=True).returncode == 0, 10.0, "an answer")
 
 
 @pytest.mark.parametrize(

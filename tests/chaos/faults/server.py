@@ -196,7 +196,7 @@ def _read_only(world: World) -> Iterator[None]:
 @contextlib.contextmanager
 def _no_disk(world: World) -> Iterator[None]:
     with world.server.client() as client:
-        name = client.config_get("dbfilename")["dbfilename"]
+        name = str(client.config_get("dbfilename")["dbfilename"])
         (world.server.folder / "taken").mkdir(exist_ok=True)
         (world.server.folder / "taken" / "x").touch()
         client.config_set("save", "3600 1")

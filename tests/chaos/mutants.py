@@ -63,14 +63,15 @@ class Verdict:
         return bool(self.problems)
 
 
-def judge(mutant: Mutant) -> Verdict:
-    """Run a mutant's scenario against a changed copy of the package."""
+def judge(mutant: Mutant, *, control: bool = False) -> Verdict:
+    """Run a mutant's scenario against a changed copy of the package; as a *control*, against an unchanged one."""
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ms-mutant-") as folder:
         root = Path(folder)
         for name in COPIED:
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-        mutant.apply(root)
+        if not control:
+            mutant.apply(root)
         problems = _run_scenario(mutant, root)
     return Verdict(mutant.name, mutant.scenario, problems, time.monotonic() - begin)
 
@@ -98,8 +99,9 @@ def _run_scenario(mutant: Mutant, root: Path) -> list[str]:
 @click.command()
 @click.option("--only", multiple=True, help="Names of mutants; default: all.")
 @click.option("--list", "listing", is_flag=True, help="Show them, and run nothing.")
+@click.option("--control", is_flag=True, help="Change nothing: then no scenario may notice anything.")
 @click.option("--json", "as_json", is_flag=True)
-def main(only: tuple[str, ...], listing: bool, as_json: bool) -> None:
+def main(only: tuple[str, ...], listing: bool, control: bool, as_json: bool) -> None:
     """Break the code in many ways, one at a time: each must be noticed by its chaos scenario.
 
     Exits 1 where one survives, 2 where the text that it replaces is not in the code any more.
@@ -113,31 +115,31 @@ def main(only: tuple[str, ...], listing: bool, as_json: bool) -> None:
     if listing:
         return _show(Table("mutant", "file", "scenario"), [(one.name, one.file, one.scenario) for one in chosen])
     processes.adopt_orphans()
-    verdicts = [_judge_aloud(mutant) for mutant in chosen]
+    verdicts = [_judge_aloud(mutant, control=control) for mutant in chosen]
     if as_json:
         click.echo(json.dumps([vars(verdict) for verdict in verdicts], indent=2))
     else:
         _show(
-            Table("mutant", "scenario", "caught by", "seconds", show_lines=True),
+            Table("mutant", "scenario", "what was noticed", "seconds", show_lines=True),
             [_row(verdict) for verdict in verdicts],
         )
-    sys.exit(0 if all(verdict.caught for verdict in verdicts) else 1)
+    sys.exit(0 if all(verdict.caught != control for verdict in verdicts) else 1)
 
 
-def _judge_aloud(mutant: Mutant) -> Verdict:
+def _judge_aloud(mutant: Mutant, *, control: bool) -> Verdict:
     try:
-        verdict = judge(mutant)
-    except ValueError as error:
+        verdict = judge(mutant, control=control)
+    except (ValueError, RuntimeError, subprocess.TimeoutExpired) as error:
         click.echo(str(error), err=True)
         sys.exit(2)
     processes.kill(processes.tree(os.getpid()))  # a mutant may leave processes behind
-    state = "caught" if verdict.caught else "SURVIVED"
+    state = "noticed" if verdict.caught else "not noticed"
     click.echo(f"{mutant.name}: {state} by {mutant.scenario} in {verdict.seconds:.0f} s", err=True)
     return verdict
 
 
 def _row(verdict: Verdict) -> tuple[str, str, str, str]:
-    problem = verdict.problems[0].splitlines()[0][:120] if verdict.caught else "[red]nothing: it survived[/]"
+    problem = verdict.problems[0].splitlines()[0][:120] if verdict.caught else "[red]nothing[/]"
     return verdict.mutant, verdict.scenario, problem, f"{verdict.seconds:.0f}"
 
 

@@ -6,7 +6,7 @@ from tests.chaos.mutants import Mutant
 
 SCRIPTS = "protocol/scripts/"
 URGENT = "supervisor/maintenance/urgent.py"
-DUTIES = "supervisor/maintenance/duties.py"
+RECOVERY = "supervisor/maintenance/recovery.py"
 
 MUTANTS = (
     # The fence and the moves.
@@ -67,8 +67,8 @@ MUTANTS = (
     Mutant(
         "attempt-not-counted",
         SCRIPTS + "settle.lua",
-        "    job.attempt = job.attempt + 1\n    return postpone",
-        "    return postpone",
+        "    job.attempt = job.attempt + 1\n    postpone",
+        "    postpone",
         "kill-workers",
         seconds=3,
     ),
@@ -103,15 +103,15 @@ MUTANTS = (
     ),
     Mutant(
         "recover-only-the-first-page",
-        DUTIES,
+        RECOVERY,
         "self._cursors[keys.queue, stream] = step.cursor",
         'self._cursors[keys.queue, stream] = ""',
         "pinned-entries",
     ),
     Mutant(
         "recover-right-after-an-outage",
-        DUTIES,
-        "        return now < self._sweep_from\n",
+        RECOVERY,
+        "        return now < self._from\n",
         "        return False\n",
         "long-outage",
         seconds=10,
@@ -162,7 +162,7 @@ MUTANTS = (
     ),
     Mutant(
         "stuck-maintenance-not-replaced",
-        "supervisor/maintenance_child.py",
+        "supervisor/maintenance/child.py",
         "if silent > self._patience:",
         "if silent > 3600:",
         "stop-maintenance",

@@ -12,7 +12,7 @@ GROUP = "millstream"
 """The one consumer group of every job stream."""
 
 SCHEMA = 1
-"""The version of the key format. A server may hold this one or the one before; a newer one is refused."""
+"""The version of the key format. What is of the next one is understood too, so that both run during an upgrade."""
 
 BANDS = ("critical", "high", "normal", "low")
 """Priority bands, strict between each other, FIFO inside."""

@@ -40,11 +40,13 @@ def _check_schema(link: Link, keys: Keys) -> None:
         with contextlib.suppress(Refused):  # a server that is full takes it later; it must not stop us from draining it
             link.execute("SET", keys.schema, SCHEMA, "NX")
         return
-    if not version.isdigit() or int(version) > SCHEMA:
+    if not version.isdigit() or int(version) > SCHEMA + 1:
         raise Unsupported(
             f"the keys under {keys.prefix!r} have format {version.decode(errors='replace')!r}, this version knows "
-            f"up to {SCHEMA}: upgrade millstream, or use another prefix"
+            f"up to {SCHEMA + 1}: upgrade millstream, or use another prefix"
         )
+    if int(version) < SCHEMA:  # from now on the version after ours may come, and the one before us may still run
+        link.execute("SET", keys.schema, SCHEMA)
 
 
 def _check_memory_policy(link: Link) -> None:

@@ -208,7 +208,7 @@ MUTANTS = (
     Mutant(
         "newer-format-accepted",
         "supervisor/preflight.py",
-        "if not version.isdigit() or int(version) > SCHEMA:",
+        "if not version.isdigit() or int(version) > SCHEMA + 1:",
         "if False:",
         "rolling-upgrade",
     ),

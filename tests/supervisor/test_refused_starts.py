@@ -162,10 +162,21 @@ def test_a_toml_with_several_faults(project: Path, url: str) -> None:
 
 
 def test_keys_of_a_newer_format(project: Path, url: str, prefix: str, redis: redis_py.Redis) -> None:
-    redis.set(f"{prefix}schema", "2")
+    redis.set(f"{prefix}schema", "3")
     code, err = up(project, url, MILLSTREAM_PREFIX=prefix)
     assert code == 78
-    assert "have format '2', this version knows up to 1" in err
+    assert "have format '3', this version knows up to 2" in err
+
+
+@pytest.mark.parametrize(("stored", "kept"), [("0", b"1"), ("1", b"1"), ("2", b"2")])
+def test_keys_of_the_formats_beside_ours(
+    supervise: Callable[..., Supervised], redis: redis_py.Redis, prefix: str, stored: str, kept: bytes
+) -> None:
+    """The one before is raised to ours; the one after is left as it is, its supervisors may run beside us."""
+    redis.set(f"{prefix}schema", stored)
+    own = supervise(APP)
+    assert redis.get(f"{prefix}schema") == kept
+    own.stop()
 
 
 def test_a_name_that_is_taken(project: Path, supervise: Callable[..., Supervised], url: str, prefix: str) -> None:

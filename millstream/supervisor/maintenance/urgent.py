@@ -42,6 +42,9 @@ SUPERVISOR_SILENT = 2.0
 """Seconds without a tick of the supervisor after which its leases are not renewed: nobody enforces deadlines."""
 
 
+REJOIN_PAUSE = 0.1
+"""Seconds until the next try after groups were missing: where they cannot be made, that is not tried all the time."""
+
 Runs = Sequence[tuple[int, Outcome]]
 """Outcomes, each with the number of its run in its worker."""
 
@@ -233,6 +236,7 @@ class Urgent:
             instance, lease = self._plan.instance, self._plan.lease
             made = self._link.run_many([transitions.join(keys, instance, lease) for keys in self._plan.queue_keys])
             log.error("redis.groups_rebuilt", groups_made=sum(made))
+        self._retry_at = time.monotonic() + REJOIN_PAUSE
 
     def _group(self, record: Record) -> GroupPlan:
         return self._plan.group_of(record)

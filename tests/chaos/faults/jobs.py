@@ -145,9 +145,9 @@ def _next_version(folder: Path) -> Path:
 
 
 def _refuse_the_older(world: World) -> None:
-    """Once the keys have the newer format a host of the older version does not start; the newer ones work on."""
+    """On keys of a format that is two versions on the older host does not start; the newer ones work on."""
     with world.server.client() as client:
-        client.set(reading.PREFIX + "schema", 2)
+        client.set(reading.PREFIX + "schema", 3)
     older = world.start_host("older", wait=False)
     assert older.wait(10) != 0, "a host of an older version started on keys of a newer format"
     assert "upgrade millstream" in older.output(), older.output()

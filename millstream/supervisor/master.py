@@ -306,7 +306,8 @@ class Supervisor:
     def _hand_over(self) -> None:
         """Become the new code. Signals that arrive meanwhile stay blocked until it has its handlers."""
         before = signals.block()
-        self._reload.become_successor(self._left())
+        if not self._signals.arrived:  # else they are acted on first, and this comes in the next turn
+            self._reload.become_successor(self._left())
         signals.unblock(before)
 
     def _left(self) -> Handover:
@@ -326,7 +327,6 @@ class Supervisor:
             folder=None if folder is None else folder.state,
             quiet=self._quiet,
             again=self._reload.wanted,
-            signals=self._signals.arrived,
             last_tick=self._gaps.last_tick,
             gaps=tuple(self._gaps.gaps),
             began=self._reload.began,

@@ -7,7 +7,6 @@ import os
 import select
 import signal
 from collections import deque
-from collections.abc import Iterable
 from types import FrameType
 
 HANDLED = (
@@ -29,8 +28,8 @@ _ALL = {*HANDLED, signal.SIGCHLD}
 class Signals:
     """A queue of what arrived, and a pipe that wakes the loop."""
 
-    def __init__(self, arrived: Iterable[int] = ()) -> None:
-        self._arrived = deque(map(signal.Signals, arrived))
+    def __init__(self) -> None:
+        self._arrived: deque[signal.Signals] = deque()
         self._wakeup, self._write_end = os.pipe()
         os.set_blocking(self._wakeup, False)
         os.set_blocking(self._write_end, False)
@@ -45,9 +44,9 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL)  # after a reload they are blocked, so that none gets lost
 
     @property
-    def arrived(self) -> tuple[int, ...]:
-        """Those that were not taken yet."""
-        return tuple(map(int, self._arrived))
+    def arrived(self) -> bool:
+        """Whether one was not taken yet."""
+        return bool(self._arrived)
 
     def ignore(self) -> None:
         """Hear no more: the interpreter, while it ends, would let a signal with a handler kill it."""

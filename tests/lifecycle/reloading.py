@@ -29,6 +29,10 @@ def note(*words):
     finally:
         os.close(descriptor)
 
+@app.on_worker_start
+def ready():
+    note("ready", VERSION, os.getpid())
+
 @app.job(timeout=30, retry=1)
 def work(name: str, file: str = "", limit: float = 30.0) -> str:
     note("start", name, VERSION, os.getpid(), time.monotonic())
@@ -65,6 +69,8 @@ class Reloading(Mill):
     def __init__(self, up: Supervised, app: Millstream) -> None:
         super().__init__(up, app)
         self.pid = up.pid
+        # All workers have imported the application before it changes, not only the first one of each group.
+        wait_until(lambda: self.count("ready") >= self.events("worker.started") > 0, 20.0, up.log)
 
     def enqueue(self, job: str, *arguments: object, queue: str = "default") -> Handle[object]:
         """Enqueue by name."""

@@ -26,8 +26,11 @@ MOMENTS = ("at once", "rehearsal", "execution", "rolling", "done")
 
 def reach(running: Reloading, moment: str) -> None:
     """HUP, and wait for a moment of the reload."""
-    slow = "\n@app.on_worker_start\ndef slowly() -> None:\n    time.sleep(1)\n"
-    running.deploy(code("two", slow if moment == "rolling" else ""))
+    slow = {
+        "rehearsal": "time.sleep(5)\n",
+        "rolling": "\n@app.on_worker_start\ndef slowly() -> None:\n    time.sleep(1)\n",
+    }
+    running.deploy(code("two", slow.get(moment, "")))
     running.hup()
     if moment == "rehearsal":
         wait_until(lambda: running.others("rehearsal"), 20.0, interval=0.001)
@@ -82,6 +85,7 @@ def test_nothing_survives_kill(reloading: StartReloading, moment: str) -> None:
     os.kill(running.pid, signal.SIGKILL)
     running.up.wait()
     assert_gone(set(family))
+    running.deploy(code("two"))
     running.up.start()
     running.wait_for("start", "job", count=2, timeout=5.0)
     running.touch("go")

@@ -8,20 +8,24 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from millstream.protocol.errors import ConfigError
-from millstream.protocol.scoreboard import LAYOUT, Header, Order, RecordState, Scoreboard, Word
+from millstream.protocol.scoreboard import LAYOUT, Header, Order, Record, RecordState, Scoreboard, Word
 from millstream.supervisor import config
+from millstream.supervisor.deadlines import share
 from millstream.supervisor.identity import Identity
 from millstream.supervisor.plan import Plan, make_plan
 from millstream.supervisor.reload import handover, relaunch
 from millstream.supervisor.reload.handover import FORMAT, Folder, Handover, OldWorker
 from millstream.supervisor.reload.relaunch import VARIABLE, Launch, Role
-from millstream.supervisor.slot import Process
+from millstream.supervisor.restart import Backoff
+from millstream.supervisor.slot import Process, Slot
 from tests.support.supervised import ROOT
 
 OTHERS: list[dict[str, object]] = [{"format": FORMAT + 1}, {"layout": LAYOUT + 1}, {"plan": {"app": 5}}, {"plan": None}]
@@ -66,7 +70,6 @@ def left(plan: Plan, board: Scoreboard, **changes: object) -> Handover:
         "folder": folder,
         "quiet": False,
         "again": True,
-        "signals": (15, 1),
         "last_tick": 1.25,
         "gaps": ((2.0, 1.5),),
         "began": 1.0,
@@ -285,3 +288,34 @@ def test_a_successor_that_cannot_be_started_leaves_everything_as_it_was(tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert "the new code cannot be started" in done.stderr
+
+
+def test_the_backlog_of_before_is_not_taken_for_that_of_other_groups(tmp_path: Path, board: Scoreboard) -> None:
+    board.header[Header.BACKLOG_AT] = 5
+    plan = plan_of(TOML, tmp_path)
+    handover.inherit(left(plan, board), plan)
+    assert board.header[Header.BACKLOG_AT] == 0
+
+
+class Held:
+    """A process that holds jobs behind the one that it runs."""
+
+    idle = False
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.revoked = 0
+        words = record.words
+        words[Word.RUN], words[Word.BATCH], words[Word.BATCH_SIZE], words[Word.STARTED] = 1, 1, 5, 1
+
+    def revoke_rest(self, run: int) -> None:
+        """Count."""
+        self.revoked += 1
+
+
+@pytest.mark.parametrize("retiring", [False, True])
+def test_who_is_to_leave_gives_back_what_waits_though_nobody_idles(board: Scoreboard, retiring: bool) -> None:
+    process = Held(board.records[3])
+    slot = Slot("a", 0, Backoff(), cast(Process, process), retiring=retiring)
+    assert share([slot], time.monotonic(), draining=False)
+    assert process.revoked == retiring

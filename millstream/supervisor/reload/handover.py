@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from millstream.protocol.scoreboard import LAYOUT, Record, RecordState, Scoreboard, Word, anonymous_file
+from millstream.protocol.scoreboard import LAYOUT, Header, Record, RecordState, Scoreboard, Word, anonymous_file
 from millstream.supervisor.embedded import Server
 from millstream.supervisor.plan import GroupPlan, Plan
 from millstream.supervisor.slot import Process
@@ -61,7 +61,6 @@ class Handover:
     folder: Folder | None
     quiet: bool
     again: bool  # another reload was asked for
-    signals: tuple[int, ...]
     last_tick: float
     gaps: tuple[tuple[float, float], ...]
     began: float
@@ -143,6 +142,7 @@ def inherit(found: Handover, plan: Plan) -> tuple[Plan, Scoreboard]:
             alike = replace(group, index=len(plan.groups) + len(retired))
             retired.append(alike)
         record.words[Word.GROUP] = alike.index
+    board.header[Header.BACKLOG_AT] = 0  # what waits is known of other numbers of groups
     plan = replace(plan, retired=tuple(retired))
     if (wanted := len(used) + plan.records) > found.records:
         board = Scoreboard.extend(found.board, wanted)

@@ -41,7 +41,7 @@ def take_over(descriptor: int, launch: Launch) -> int:
     for kept in found.descriptors:
         os.set_inheritable(kept, False)
     logs.configure()
-    signals = Signals(found.signals)
+    signals = Signals()
     signals.install()
     folder = None if found.folder is None else MetricsFolder.adopt(found.folder)
     try:

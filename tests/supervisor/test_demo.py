@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -249,6 +250,9 @@ class TestDemo:
             check=True,
         )
         assert [row["queue"] for row in json.loads(done.stdout)] == ["demo"]
+        url = next(line for line in lines if "curl" in line).split()[-1]
+        with urlopen(url, timeout=10) as answer:
+            assert b"millstream_workers_target" in answer.read()
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
         assert process.returncode == 130

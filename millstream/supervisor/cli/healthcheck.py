@@ -42,13 +42,11 @@ def _address(settings: Settings) -> str:
         raise Unavailable('nothing answers: web.bind is "off"')
     if settings.web.bind.rpartition(":")[2].strip("0"):
         return _local(settings.web.bind)
-    from millstream.supervisor.identity import runtime_path
-    from millstream.supervisor.web.folder import ADDRESS
+    from millstream.supervisor.web.folder import served_at
 
     location = settings.location
-    link = runtime_path(settings.supervisor.name, location.url, location.prefix, "web")
     try:
-        return _local((link / ADDRESS).read_text())
+        return _local(served_at(settings.supervisor.name, location.url, location.prefix))
     except OSError:
         raise Unavailable(f"no supervisor {settings.supervisor.name!r} runs on this host and serves anything") from None
 

@@ -140,6 +140,7 @@ def _stay(supervisor: DemoSupervisor, job_id: str) -> None:
         f"  {command} jobs list --state completed --limit 10\n"
         f"  {command} jobs show {job_id} --args\n"
         f"  {command} enqueue analyse /etc/hosts\n"
+        f"  curl -s http://{supervisor.address}/metrics\n"
         f"  kill -9 a worker's pid (see ps): it is replaced at once\n"
         f"  tail -f {shlex.quote(str(supervisor.log))}",
         err=True,

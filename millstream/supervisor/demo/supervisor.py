@@ -22,6 +22,7 @@ from millstream.protocol.inspect import hosts
 from millstream.protocol.keys import Keys
 from millstream.protocol.location import DEFAULT_PREFIX, FILE_NAME, locate
 from millstream.supervisor.demo.jobs import QUEUE
+from millstream.supervisor.web.folder import served_at
 
 NAME = "demo"
 START_TIMEOUT = 60.0
@@ -66,6 +67,11 @@ class DemoSupervisor:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def address(self) -> str:
+        """Where metrics and health checks are served, while it is to be kept."""
+        return served_at(NAME, self.location.url, self.location.prefix)
+
     def start(self) -> None:
         """Start it and wait until its workers do. Raises :class:`DemoFailed`."""
         with self.log.open("ab") as log:
@@ -80,6 +86,8 @@ class DemoSupervisor:
                 preexec_fn=_end_with_parent,
             )
         self._wait_for(self._is_ready, "it is not ready")
+        if self.keep:
+            self._wait_for(self._serves, "it serves no metrics")
 
     def _configuration(self, prefix: str) -> str:
         lines = (
@@ -89,7 +97,7 @@ class DemoSupervisor:
             f'name = "{NAME}"',
             "drain_timeout = 10",
             "[web]",
-            'bind = "off"',
+            f'bind = "{"127.0.0.1:0" if self.keep else "off"}"',
             "[workers.demo]",
             f'queues = ["{QUEUE}"]',
             f"processes = {self.processes}",
@@ -105,6 +113,12 @@ class DemoSupervisor:
             worker for host in found for worker in host.heartbeat.get("workers", ()) if host.alive and host.name == NAME
         ]
         return sum(worker.get("state") in ("idle", "busy") for worker in workers) >= self.processes
+
+    def _serves(self) -> bool:
+        try:
+            return bool(self.address)
+        except OSError:
+            return False
 
     def _wait_for(self, condition: Callable[[], bool], problem: str) -> None:
         deadline = time.monotonic() + START_TIMEOUT

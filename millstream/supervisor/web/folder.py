@@ -9,12 +9,17 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from millstream.supervisor.identity import runtime_folder
+from millstream.supervisor.identity import runtime_folder, runtime_path
 from millstream.supervisor.reload.handover import Folder
 from millstream.worker.tally import PREPARED
 
 ADDRESS = "address"
 """The file in which the web child says where it listens."""
+
+
+def served_at(name: str, url: str, prefix: str) -> str:
+    """Where the supervisor of this name on this host serves, as it says itself. Raises :class:`OSError`."""
+    return (runtime_path(name, url, prefix, "web") / ADDRESS).read_text()
 
 
 class MetricsFolder:

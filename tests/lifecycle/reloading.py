@@ -108,6 +108,7 @@ class Reloading(Mill):
         self.hup()
         self.wait_event("reload.done", done + 1)
         assert self.up.running and self.up.pid == self.pid
+        assert "Traceback" not in self.up.log(), self.up.log()
 
     def refused(self, text: str | None = None, configuration: str | None = None) -> str:
         """Deploy, have it refused, and return the line of the log."""

@@ -47,6 +47,7 @@ def test_new_jobs_run_new_code_and_old_jobs_end_under_old_code(reloading: StartR
     assert running.runs() == "two"
     assert running.count("start", "long") == 1
     running.up.stop()
+    assert "Traceback" not in running.up.log(), running.up.log()
 
 
 @pytest.mark.parametrize("preload", ["false", "true"])
@@ -198,8 +199,11 @@ def test_new_changed_and_removed_groups(reloading: StartReloading) -> None:
     running.reload(configuration=toml(c='processes = 1\nqueues = ["c", "d"]', e='processes = 1\nqueues = ["a", "b"]'))
     for queue in ("a", "b", "c", "d"):
         assert running.enqueue("work", f"new-{queue}", queue=queue).result(10) == "one"
-    ps = running.up.command("ps", "--json").stdout
-    assert sorted(re.findall(r'"group": ?"(\w)"', ps)) == ["a", "b", "c", "c", "e"]
+
+    def groups() -> list[str]:
+        return sorted(re.findall(r'"group": ?"(\w)"', running.up.command("ps", "--json").stdout))
+
+    wait_until(lambda: groups() == ["a", "b", "c", "c", "e"], 10.0, lambda: f"{groups()}")
     victim = pid_of(running.lines("start", "on-b")[0])
     os.kill(victim, signal.SIGKILL)
     running.wait_for("start", "on-b", count=2)

@@ -14,7 +14,7 @@ from redis import exceptions
 
 from millstream.protocol.call import Argument, Call
 from millstream.protocol.client import SLICE
-from millstream.protocol.connection import AccessDenied, Refused, async_connection_pool, explained
+from millstream.protocol.connection import AccessDenied, Refused, async_connection_pool, explained, hinted
 from millstream.protocol.errors import Unavailable
 from millstream.protocol.info import FINAL, State
 from millstream.protocol.keys import Keys, QueueKeys
@@ -139,9 +139,9 @@ class AsyncClient:
                     return await action(link)
             except (AccessDenied, Refused):
                 raise
-            except Unavailable:
+            except Unavailable as error:
                 if time.monotonic() - begun + pause > self.patience / 2:
-                    raise
+                    raise hinted(error, self.url) from None
                 await asyncio.sleep(pause)
                 pause *= 2
 

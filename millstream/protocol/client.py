@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from millstream.protocol.call import Argument, Call
-from millstream.protocol.connection import AccessDenied, Refused
+from millstream.protocol.connection import AccessDenied, Refused, hinted
 from millstream.protocol.errors import Unavailable
 from millstream.protocol.info import FINAL, State
 from millstream.protocol.keys import Keys, QueueKeys
@@ -131,8 +131,8 @@ class Client:
                     return action(link)
             except (AccessDenied, Refused):
                 raise
-            except Unavailable:
+            except Unavailable as error:
                 if time.monotonic() - begun + pause > self.patience / 2:
-                    raise
+                    raise hinted(error, self.url) from None
                 time.sleep(pause)
                 pause *= 2

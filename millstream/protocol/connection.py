@@ -107,7 +107,12 @@ _REFUSAL_TYPES: dict[type[BaseException], str] = {
     exceptions.OutOfMemoryError: "OOM",
 }
 
-_PRIVATE_HINT = "; start one with `millstream up`, or name another one: MILLSTREAM_REDIS_URL"
+
+def hinted(error: Unavailable, url: str) -> Unavailable:
+    """The same for somebody outside of a supervisor: how a private server comes to be there."""
+    if url.startswith("unix:"):
+        return Unavailable(f"{error}; start one with `millstream up`, or name another one: MILLSTREAM_REDIS_URL")
+    return error
 
 
 def explained(error: BaseException, url: str) -> MillstreamError:
@@ -124,8 +129,7 @@ def explained(error: BaseException, url: str) -> MillstreamError:
     if isinstance(error, exceptions.TimeoutError):
         return Unavailable(f"Redis at {where} did not answer in time")
     if isinstance(error, (exceptions.ConnectionError, OSError)):
-        hint = _PRIVATE_HINT if url.startswith("unix:") else ""
-        return Unavailable(f"Redis at {where} cannot be reached: {_short(text)}{hint}")
+        return Unavailable(f"Redis at {where} cannot be reached: {_short(text)}")
     if isinstance(error, exceptions.InvalidResponse):
         return Unsupported(f"what listens at {where} is not a Redis or Valkey server")
     if "unknown command" in text or "Unknown Redis command" in text or "bad flag" in text.lower():
@@ -136,4 +140,4 @@ def explained(error: BaseException, url: str) -> MillstreamError:
 
 
 def _short(text: str) -> str:
-    return text.splitlines()[0][:200] if text else "no reason given"
+    return text.splitlines()[0][:200].rstrip(".") if text else "no reason given"

@@ -134,8 +134,8 @@ def _gone(link: Link, keys: Keys, own: Identity) -> str:
 def _say_ready(plan: Plan) -> None:
     count = sum(group.processes for group in plan.groups)
     print(
-        f"millstream is ready: supervisor {plan.identity.name} (pid {os.getpid()}), {count} workers, "
-        f"queues {', '.join(plan.queues)}",
+        f"millstream is ready: supervisor {plan.identity.name} (pid {os.getpid()}), "
+        f"{count} worker{'' if count == 1 else 's'}, queues {', '.join(plan.queues)}",
         file=sys.stderr,
         flush=True,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 import orjson
@@ -19,6 +19,8 @@ from millstream.protocol.errors import ConfigError
 from millstream.supervisor.redaction import MASK, is_secret, redact
 from millstream.worker.context import running_job
 
+FORMAT = "MILLSTREAM_LOG_FORMAT"
+LEVEL = "MILLSTREAM_LOG_LEVEL"
 FORMATS = ("auto", "console", "json")
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -35,8 +37,8 @@ def configure(
     None means MILLSTREAM_LOG_FORMAT (auto, console, json) and MILLSTREAM_LOG_LEVEL (debug, info, warning,
     error). Raises ConfigError for any other value.
     """
-    form = _choice("MILLSTREAM_LOG_FORMAT", form or environ.get("MILLSTREAM_LOG_FORMAT") or "auto", FORMATS)
-    chosen = _choice("MILLSTREAM_LOG_LEVEL", level or environ.get("MILLSTREAM_LOG_LEVEL") or "info", LEVELS)
+    form = _choice(FORMAT, form or environ.get(FORMAT) or "auto", FORMATS)
+    chosen = _choice(LEVEL, level or environ.get(LEVEL) or "info", LEVELS)
     output = stream or sys.stderr
     handler = logging.StreamHandler(output)
     handler.setFormatter(
@@ -54,6 +56,15 @@ def configure(
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,  # loggers at module level must follow a later configure()
     )
+
+
+def problems(environ: Mapping[str, str]) -> Iterator[str]:
+    """What :func:`configure` would refuse."""
+    for variable, choices in ((FORMAT, FORMATS), (LEVEL, LEVELS)):
+        try:
+            _choice(variable, environ.get(variable) or choices[0], choices)
+        except ConfigError as error:
+            yield from error.problems
 
 
 def _choice(variable: str, value: str, choices: tuple[str, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 from dataclasses import dataclass
 
@@ -100,6 +101,7 @@ class Worker:
                 return self._fetcher.doubt()
             if not self._run_next(batch):
                 break
+        sys.stdout.flush()  # what handlers printed without an end of line
         self._fetcher.learn(delivery.queue, batch.next, batch.seconds)
         if batch.next < len(refs):
             # What was revoked goes back from here too: maintenance may not have come to it before we move on.

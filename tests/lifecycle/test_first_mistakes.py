@@ -27,6 +27,10 @@ def says(text: str) -> None:
     print(text)
     time.sleep(60)
 
+@app.job
+def dots() -> None:
+    print("dots...", end="")
+
 @app.job(retry=1)
 def later() -> None:
     raise RetryLater(5)
@@ -42,6 +46,14 @@ def test_a_print_is_seen_at_once_and_survives_a_kill(supervise: Callable[..., Su
     handle = app.enqueue("says", "hello from a handler", queue="default")
     wait_until(lambda: "hello from a handler" in up.output(), 10, up.output)
     handle.cancel()
+    up.stop()
+
+
+def test_a_print_without_an_end_is_seen_when_the_job_ends(supervise: Callable[..., Supervised]) -> None:
+    up = supervise(APP)
+    app = Millstream(redis_url=up.redis_url, prefix=up.prefix)
+    app.enqueue("dots", queue="default").result(10)
+    wait_until(lambda: "dots..." in up.output(), 10, up.output)
     up.stop()
 
 

@@ -423,3 +423,15 @@ def test_nothing_is_served_where_it_is_off(tmp_path: Path) -> None:
 def test_more_groups_than_the_scoreboard_has_room_for_are_refused(tmp_path: Path) -> None:
     text = "".join(f'[workers.g{number}]\nqueues = ["q"]\n' for number in range(161))
     assert problems(tmp_path, text) == ["workers (millstream.toml): has 161 groups, 160 are the most"]
+
+
+@pytest.mark.parametrize("text", ['{"min": 1, "max": 2}', "{ min = 1, max = 2 }"])
+def test_a_table_in_a_variable_is_json_or_as_in_the_file(tmp_path: Path, text: str) -> None:
+    settings = load(folder=tmp_path, environ={"MILLSTREAM_WORKERS__A__PROCESSES": text})
+    assert settings.workers["a"].processes == Range(1, 2)
+
+
+def test_a_refused_table_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "millstream.toml").write_text("[workers.a]\nprocesses = { min = 1, mx = 2 }\n")
+    with pytest.raises(ConfigError, match=r"with min <= max, not '{ min = 1, mx = 2 }'"):
+        load(folder=tmp_path, environ={})

@@ -30,6 +30,7 @@ def healthcheck(options: Globals, ready: bool) -> int:
     """
     session = Session(options)
     address = _address(session.settings)
+    _refuse_others(session.settings, address)
     code, report = _ask(address, "/readyz" if ready else "/healthz")
     reasons = "\n".join(reason["text"] for reason in report.get("reasons", ()))
     print_fields(report, session.output, shown={"status": report.get("status"), "reasons": reasons or None})
@@ -49,6 +50,18 @@ def _address(settings: Settings) -> str:
         return _local(served_at(settings.supervisor.name, location.url, location.prefix))
     except OSError:
         raise Unavailable(f"no supervisor {settings.supervisor.name!r} runs on this host and serves anything") from None
+
+
+def _refuse_others(settings: Settings, address: str) -> None:
+    """Another project's supervisor, that had the address first, says nothing about ours."""
+    from millstream.supervisor.web.folder import serves_another
+
+    location = settings.location
+    if serves_another(address, settings.supervisor.name, location.url, location.prefix):
+        raise Unavailable(
+            f"what answers at {address} is the supervisor of another project: give this one an address of its own "
+            "(web.bind), or see whether it runs"
+        )
 
 
 def _local(address: str) -> str:

@@ -98,7 +98,9 @@ ARGS_COLUMN = Column("args", lambda row: shortened(_call(row), 60))
 
 
 def _call(row: Row) -> str:
-    """A job's arguments as they would stand in a call; "" where they are not kept any more."""
+    """A job's arguments as they would stand in a call."""
+    if row["args"] is None:
+        return "(not kept)"
     positional = [_json(value) for value in row["args"] or ()]
     return ", ".join((*positional, *(f"{name}={_json(value)}" for name, value in (row["kwargs"] or {}).items())))
 

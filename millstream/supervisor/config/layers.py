@@ -5,8 +5,10 @@ Later layers win: the file, REDIS_URL, the files that *_FILE variables name, MIL
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -132,11 +134,13 @@ def _group_name(layers: Layers, part: str) -> str:
 
 
 def _decoded(value: str) -> Any:
-    if value.lstrip()[:1] in ("[", "{"):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
+    """A list or a table as JSON has it, or as it stands in the file; any other text as it is."""
+    if value.lstrip()[:1] not in ("[", "{"):
+        return value
+    with contextlib.suppress(ValueError):
+        return json.loads(value)
+    with contextlib.suppress(tomllib.TOMLDecodeError):
+        return tomllib.loads(f"value = {value}")["value"]
     return value
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from millstream.protocol.errors import ConfigError
 from millstream.protocol.location import Location, find_file, locate, read_file
+from millstream.supervisor import logs
 from millstream.supervisor.config.layers import normalise_groups, read_layers
 from millstream.supervisor.config.models import Group, Settings
 from millstream.supervisor.config.problems import cross_checks, worded
@@ -33,6 +34,7 @@ def load(
     path = find_file(file, environ=environ, folder=folder)
     layers = read_layers(path, read_file(path) if path else {}, environ, overrides or {})
     problems = layers.problems
+    problems += logs.problems(environ)
     normalise_groups(layers)
     try:
         settings = Settings.model_validate(layers.tree)

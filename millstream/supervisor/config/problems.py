@@ -84,7 +84,11 @@ def _rule(kind: str, context: dict[str, Any], message: str) -> str:
 
 def _given(value: object, key: Key) -> str:
     """The refused value where it is short, plain and no secret."""
-    if not isinstance(value, str | int | float) or any(map(is_secret, key)):
+    if any(map(is_secret, key)):
+        return ""
+    if key[-1] == "processes" and isinstance(value, dict):
+        value = "{ " + ", ".join(f"{name} = {one}" for name, one in value.items()) + " }"
+    if not isinstance(value, str | int | float):
         return ""
     if key[0] == "redis_url" or key[2:3] == ("env",) or "://" in str(value):
         return ""

@@ -22,6 +22,16 @@ def served_at(name: str, url: str, prefix: str) -> str:
     return (runtime_path(name, url, prefix, "web") / ADDRESS).read_text()
 
 
+def serves_another(address: str, name: str, url: str, prefix: str) -> bool:
+    """Whether a supervisor of this user serves there that is not the one of this name, server and prefix."""
+    own = runtime_path(name, url, prefix, "web")
+    for link in runtime_folder().glob("*.web"):
+        with contextlib.suppress(OSError):
+            if link != own and (link / ADDRESS).read_text() == address:
+                return True
+    return False
+
+
 class MetricsFolder:
     """A fresh folder (mode 0700), and the link by which others find it once the supervisor has its name."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import time
@@ -51,6 +52,7 @@ def run_web(plan: Plan, board: Scoreboard, parent: int) -> int:
         limit_concurrency=100,
         timeout_keep_alive=30,
     )
+    logging.getLogger("asyncio").setLevel(logging.INFO)
     asyncio.run(_serve(Server(config), listener, parent, Path(plan.metrics, ADDRESS)))
     return 0
 

@@ -46,6 +46,12 @@ class TestFailures:
         code, _, err = cli("check")
         assert (code, "did you mean redis_url?" in err) == (78, True)
 
+    def test_check_knows_what_up_refuses(self, cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MILLSTREAM_LOG_LEVEL", "verbose")
+        code, _, err = cli("check")
+        assert code == 78
+        assert "MILLSTREAM_LOG_LEVEL: must be one of debug, info, warning, error, not 'verbose'" in err
+
     def test_up_with_processes_for_several_groups(self, cli: Cli, project: Path) -> None:
         (project / "millstream.toml").write_text('[workers.a]\nqueues = ["a"]\n[workers.b]\nqueues = ["b"]\n')
         code, _, err = cli("up", "--processes", "3")

@@ -25,6 +25,11 @@ class TestJobs:
         assert cli("jobs", "list", "--args")[1].splitlines()[1].endswith(' "j1"')
         filled.drain()
 
+    def test_arguments_that_are_not_kept(self, cli: Cli, filled: Filled) -> None:
+        filled.add(1)
+        filled.end(filled.take(1))
+        assert cli("jobs", "list", "--args")[1].splitlines()[1].endswith("(not kept)")
+
     def test_the_promised_names(self, cli: Cli, filled: Filled) -> None:
         filled.add(1)
         filled.end(filled.take(1), r={"x": 1}, m=2048)

@@ -6,6 +6,8 @@ import os
 import resource
 import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -51,6 +53,22 @@ def test_the_command(mill: StartMill) -> None:
     running.up.stop()
     done = running.up.command("healthcheck")
     assert done.returncode == 69 and "no supervisor" in done.stderr
+
+
+def test_another_projects_supervisor_does_not_answer_for_ours(mill: StartMill) -> None:
+    running = mill()
+    wait_for(running, "/readyz", 200)
+    address = running.address
+    other = running.up.folder / "other"
+    other.mkdir()
+    (other / "millstream.toml").write_text(f'[supervisor]\nname = "other"\n[web]\nbind = "{address}"\n')
+    environ = {**running.up.environment, "MILLSTREAM_WEB__BIND": address}
+    done = subprocess.run(
+        [sys.executable, "-m", "millstream", "healthcheck"], cwd=other, env=environ, capture_output=True, text=True
+    )
+    assert done.returncode == 69
+    assert f"what answers at {address} is the supervisor of another project" in done.stderr
+    running.up.stop()
 
 
 def test_a_drain_is_unready_but_healthy(mill: StartMill) -> None:

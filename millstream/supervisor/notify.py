@@ -1,14 +1,15 @@
 """Tells systemd what the supervisor does: the datagrams of sd_notify, sent where NOTIFY_SOCKET names a socket.
 
-Nothing here may delay or end the supervisor: a message that cannot be sent at once is dropped, the next one follows.
+Nothing here may delay or end the supervisor: a message that cannot be sent at once is sent later, or the next one says
+the same.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, MutableMapping
 
 STATUS_INTERVAL = 1.0
@@ -29,6 +30,7 @@ class Notifier:
         self._watchdog = watchdog
         self._last_ping = self._last_status = self._last_extension = float("-inf")
         self._status = ""
+        self._owed: deque[str] = deque()  # what must arrive, in order
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str] = os.environ) -> Notifier:
@@ -44,21 +46,22 @@ class Notifier:
 
     def ready(self) -> None:
         """The service works."""
-        self._send("READY=1")
+        self._owe("READY=1")
 
     def reloading(self) -> None:
         """The service loads new code; it ends with :meth:`reloaded`."""
-        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._owe(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def reloaded(self) -> None:
         """The reload is over, whichever way it ended."""
         if self._last_extension == float("-inf"):  # a service that stops must not be taken for one that is ready
-            self._send("READY=1")
+            self._owe("READY=1")
 
     def beat(self, now: float, *, sane: bool, stopping: bool, status: Callable[[], str]) -> None:
         """Called once in every turn of the loop: feeds the watchdog if all is *sane*, says what is new."""
         if not self._address:
             return
+        self._pay()
         if self._watchdog and sane and now >= self._last_ping + self._watchdog / 2:
             self._last_ping = now
             self._send("WATCHDOG=1")
@@ -70,16 +73,29 @@ class Notifier:
             self._say(status())
 
     def _say(self, status: str) -> None:
-        if status != self._status:
+        if status != self._status and self._send(f"STATUS={status}"):
             self._status = status
-            self._send(f"STATUS={status}")
 
-    def _send(self, message: str) -> None:
-        if not self._address:
-            return
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-            channel.setblocking(False)
-            channel.sendto(message.encode(), self._address)
+    def _owe(self, message: str) -> None:
+        self._owed.append(message)
+        self._pay()
+
+    def _pay(self) -> None:
+        while self._owed and self._send(self._owed[0]):
+            self._owed.popleft()
+
+    def _send(self, message: str) -> bool:
+        """Send a message; False where its receiver has no room for it now."""
+        if self._address:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+                channel.setblocking(False)
+                try:
+                    channel.sendto(message.encode(), self._address)
+                except BlockingIOError:
+                    return False
+                except OSError:
+                    pass  # nobody is there; nobody will be
+        return True
 
 
 def _address(path: str) -> str:

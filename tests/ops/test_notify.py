@@ -164,7 +164,7 @@ def test_a_supervisor_says_what_it_does(supervise: Supervise, manager: ServiceMa
     enqueued = own.command("enqueue", "variables").stdout.strip()
     watched = own.command("jobs", "watch", enqueued, "--json")
     assert '"result": []' in watched.stdout or '"result":[]' in watched.stdout, watched.stdout + watched.stderr
-    own.command("enqueue", "slow", "1.5")
+    own.command("enqueue", "slow", "4")
     manager.wait("STATUS=running: 1 of 1 workers busy")
     own.send(signal.SIGTERM)
     manager.wait("STOPPING=1")
@@ -172,6 +172,20 @@ def test_a_supervisor_says_what_it_does(supervise: Supervise, manager: ServiceMa
     assert own.wait() == 0
     order = manager.lines()
     assert order.index("READY=1") < order.index("STOPPING=1")
+
+
+def test_what_a_full_socket_refuses_is_said_later(tmp_path: Path) -> None:
+    manager = ServiceManager(str(tmp_path / "own"))
+    try:
+        notifier = Notifier(str(tmp_path / "own"))
+        for number in range(10_000):  # far more than any socket takes
+            notifier.beat(float(number), sane=True, stopping=False, status=lambda number=number: str(number))  # type: ignore[misc]
+        notifier.ready()
+        assert "READY=1" not in manager.lines()
+        notifier.beat(10_001.0, sane=True, stopping=False, status=lambda: "well")
+        assert manager.lines()[-2:] == ["READY=1", "STATUS=well"]
+    finally:
+        manager.close()
 
 
 def test_a_reload_begins_and_ends(supervise: Supervise, tmp_path: Path) -> None:

@@ -427,7 +427,9 @@ def test_more_groups_than_the_scoreboard_has_room_for_are_refused(tmp_path: Path
 
 @pytest.mark.parametrize("text", ['{"min": 1, "max": 2}', "{ min = 1, max = 2 }"])
 def test_a_table_in_a_variable_is_json_or_as_in_the_file(tmp_path: Path, text: str) -> None:
-    settings = load(folder=tmp_path, environ={"MILLSTREAM_WORKERS__A__PROCESSES": text})
+    settings = load(
+        folder=tmp_path, environ={"MILLSTREAM_WORKERS__A__PROCESSES": text, "MILLSTREAM_WORKERS__A__QUEUES": "q"}
+    )
     assert settings.workers["a"].processes == Range(1, 2)
 
 

@@ -24,19 +24,14 @@ def reference_of(settings: Settings) -> str:
 
 def preload(reference: str, metrics: str) -> Millstream:
     """Import the application here, so that all workers share its memory. Raises :class:`ImportFailed`."""
-    app = import_here(reference, metrics)
-    refuse_threads(reference)
+    if metrics:
+        cells.install(metrics, cells.SUPERVISOR)
+    app = import_app(reference)
+    _refuse_threads(reference)
     return app
 
 
-def import_here(reference: str, metrics: str) -> Millstream:
-    """The same, by somebody who has a thread meanwhile and calls :func:`refuse_threads` himself."""
-    if metrics:
-        cells.install(metrics, cells.SUPERVISOR)
-    return import_app(reference)
-
-
-def refuse_threads(reference: str) -> None:
+def _refuse_threads(reference: str) -> None:
     """Raise :class:`ImportFailed` where the import of the application has left threads running."""
     others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
     if others:

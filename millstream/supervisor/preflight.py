@@ -17,7 +17,7 @@ NEEDED = ("XAUTOCLAIM", "XREADGROUP", "EVALSHA", "ZRANGE", "FUNCTION")
 """FUNCTION is not used, but marks Redis 7.0: scripts have flags from then on."""
 
 
-def check_server(link: Link, keys: Keys) -> None:
+def check_server(link: Link, keys: Keys, *, enter: bool = True) -> None:
     """Refuse a server that is too old or holds keys of a newer format; warn loudly where it may lose jobs.
 
     Commands are probed, not versions compared: forks report the version they were forked from.
@@ -30,23 +30,28 @@ def check_server(link: Link, keys: Keys) -> None:
             f"the server at {redacted(link.url)} is too old: Millstream needs Redis 7.0 or Valkey 7.2 or later "
             f"(it does not know {', '.join(missing)})"
         )
-    _check_schema(link, keys)
+    if _schema(link, keys) < SCHEMA and enter:
+        enter_schema(link, keys)
     _check_memory_policy(link)
 
 
-def _check_schema(link: Link, keys: Keys) -> None:
+def enter_schema(link: Link, keys: Keys) -> None:
+    """Say that the keys are of our format: the version after ours may come now, the one before may still run."""
+    with contextlib.suppress(Refused):  # a server that is full takes it later; it must not stop us from draining it
+        link.execute("SET", keys.schema, SCHEMA)
+
+
+def _schema(link: Link, keys: Keys) -> int:
+    """The format of the keys, 0 where there are none yet. Raises :class:`Unsupported` for one that we do not know."""
     version = link.execute("GET", keys.schema)
     if version is None:
-        with contextlib.suppress(Refused):  # a server that is full takes it later; it must not stop us from draining it
-            link.execute("SET", keys.schema, SCHEMA, "NX")
-        return
+        return 0
     if not version.isdigit() or int(version) > SCHEMA + 1:
         raise Unsupported(
             f"the keys under {keys.prefix!r} have format {version.decode(errors='replace')!r}, this version knows "
             f"up to {SCHEMA + 1}: upgrade millstream, or use another prefix"
         )
-    if int(version) < SCHEMA:  # from now on the version after ours may come, and the one before us may still run
-        link.execute("SET", keys.schema, SCHEMA)
+    return int(version)
 
 
 def _check_memory_policy(link: Link) -> None:

@@ -27,12 +27,12 @@ class Targets:
         return self._scales[group.name].target
 
     @property
-    def scaled(self) -> dict[str, int]:
-        """The targets of the groups that follow their backlog."""
-        return {name: self._scales[name].target for name in self._scaled}
+    def current(self) -> dict[str, int]:
+        """The targets by group."""
+        return {name: scale.target for name, scale in self._scales.items()}
 
     def go_on_from(self, targets: Mapping[str, int]) -> None:
-        """Begin with the targets of before a reload."""
+        """Begin with the targets of before a reload, where a group follows its backlog."""
         for name in self._scaled & targets.keys():
             self._scales[name].go_on_from(targets[name])
 

@@ -94,8 +94,8 @@ class Workers:
 
     @property
     def targets(self) -> dict[str, int]:
-        """How many workers the groups have that follow their backlog."""
-        return self._targets.scaled
+        """How many workers the groups should have."""
+        return self._targets.current
 
     def adopt(self, old: Sequence[OldWorker], incarnations: int, targets: Mapping[str, int]) -> None:
         """Take over workers that were started before a reload: they go on as they are until others are ready."""
@@ -106,6 +106,9 @@ class Workers:
             group, process = self._plan.group_of(record), Process(record=record, **one.process)
             slot = Slot(group.name, one.slot, Backoff(), process, retiring=one.retiring, old=group)
             self._slots.append(slot)
+            if not process.ready:  # it holds nothing, and others are started now: many reloads make no more workers
+                process.record.words[Word.CAUSE] = Cause.DRAIN
+                process.kill_group()
 
     @property
     def old(self) -> int:

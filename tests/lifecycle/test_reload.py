@@ -318,17 +318,30 @@ def test_the_name_stays_ours(reloading: StartReloading) -> None:
     running.up.stop()
 
 
-def test_the_lease_does_not_lapse_while_the_application_is_imported_again(reloading: StartReloading) -> None:
-    """With `preload` the supervisor itself imports: for longer than the lease, here."""
-    running = reloading(toml("preload = true\nlease = 1"))
+def test_the_supervisor_does_not_import_the_application_again(reloading: StartReloading) -> None:
+    """Also with `preload`: while new workers import for long it reaps and recovers as ever."""
+    running = reloading(toml("preload = true"))
     handle = running.begin("job")
-    begun = time.monotonic()
-    running.reload(code("two", "time.sleep(3)"))
-    assert time.monotonic() - begun > 6.0, "imported twice, by the rehearsal and by the successor"
+    running.deploy(code("two", "time.sleep(3)"))
+    running.hup()
+    running.up.wait_log("reload.taken_over", 30)
+    (worker,) = {int(line.split()[3]) for line in running.lines("start") if line.split()[1] == "job"}
+    os.kill(worker, signal.SIGKILL)
+    running.wait_for("start", "job", count=2, timeout=2.0)
     running.touch("go")
-    assert handle.result(10) == "one"
-    assert running.count("start", "job") == 1
-    assert "lease.lost" not in running.up.log() and "jobs.recovered" not in running.up.log()
+    assert handle.result(20) == "one", "an old worker has run it: new ones are not ready yet"
+    running.up.stop()
+
+
+def test_many_hups_do_not_make_many_workers(reloading: StartReloading) -> None:
+    running = reloading()
+    running.deploy(code("two", "time.sleep(3)"))
+    for number in range(1, 4):
+        running.hup()
+        wait_until(lambda number=number: running.up.log().count("reload.taken_over") == number, 30)  # type: ignore[misc]
+        assert len(running.up.workers()) <= 4, "two old ones, two new ones"
+    running.up.wait_log("reload.done", 40)
+    assert running.runs() == "two"
     running.up.stop()
 
 

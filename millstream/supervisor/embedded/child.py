@@ -45,7 +45,7 @@ class ServerChild:
         self._not_before = now + LOOK_AGAIN
         try:
             self.pid = embedded.respawn(self._server.data, self._server.socket)
-        except MillstreamError as error:
+        except (MillstreamError, OSError) as error:  # also where descriptors or processes have run out
             log.error("server.not_started", error=str(error))
             self._not_before += self._backoff.after_death(0.0)
         if self.pid is not None:

@@ -18,7 +18,7 @@ import structlog
 from millstream.protocol import transitions
 from millstream.protocol.call import Call
 from millstream.protocol.errors import MillstreamError
-from millstream.protocol.keys import QueueKeys
+from millstream.protocol.keys import GROUP, QueueKeys
 from millstream.protocol.link import NoGroup
 from millstream.protocol.scoreboard import Cause, Header, Phase, Record, RecordState, Scoreboard, Word
 from millstream.protocol.transitions import Outcome, Verdict
@@ -41,6 +41,9 @@ BUSY = 0.05
 SUPERVISOR_SILENT = 2.0
 """Seconds without a tick of the supervisor after which its leases are not renewed: nobody enforces deadlines."""
 
+
+COUNTING = 0.5
+"""Seconds that a worker has to count what it has settled, before we take that for ours."""
 
 REJOIN_PAUSE = 0.1
 """Seconds until the next try after groups were missing: where they cannot be made, that is not tried all the time."""
@@ -65,7 +68,9 @@ class Urgent:
         self._renewed = 0.0
         self._retry_at = 0.0
         self._failures = 0
-        self._second_looks: list[tuple[float, GroupPlan, str]] = []
+        self._second_looks: list[tuple[float, Sequence[str], str]] = []  # when, at which queues, at whom
+        self._remembered = False
+        self._already: tuple[tuple[int, int, int], float] = ((0, 0, 0), 0.0)
         self.orphaned = False
 
     def run(self) -> None:
@@ -87,6 +92,7 @@ class Urgent:
             self.settle_dead()
             self._hand_back()
             self._settle_busy()
+            self._remember()
             self._look_again()
         except NoGroup:
             self._rejoin()
@@ -172,14 +178,28 @@ class Urgent:
             tell_of_death(record, group, ending, last)
         self._counts.exited(group.name, ending)
         # A blocked read of the dead client may still be served: look again when that is over, then forget it.
-        self._second_looks.append((time.monotonic() + 2 * BLOCK, group, consumer))
+        self._second_looks.append((time.monotonic() + 2 * BLOCK, group.queues, consumer))
+
+    def _remember(self) -> None:
+        """At our start: whom the one before us wanted to look at again, consumers of ours that no record knows."""
+        if self._remembered:
+            return
+        known = {self._consumer(record) for record in self._board.records if record.words[Word.STATE]}
+        streams = [stream for keys in self._plan.queue_keys for stream in keys.streams]
+        replies = self._link.execute_many([("XINFO", "CONSUMERS", stream, GROUP) for stream in streams])
+        rows = (row for reply in replies if isinstance(reply, list) for row in reply)  # no stream yet: nobody to find
+        names = {row[1].decode(errors="replace") for row in rows}
+        for name in sorted(names - known):
+            if name.startswith(f"{self._plan.instance}:"):
+                self._second_looks.append((time.monotonic() + 2 * BLOCK, self._plan.queues, name))
+        self._remembered = True
 
     def _look_again(self) -> None:
         now = time.monotonic()
         while self._second_looks and self._second_looks[0][0] <= now:
-            _, group, consumer = self._second_looks[0]
+            _, queues, consumer = self._second_looks[0]
             self._link.run_many(
-                [transitions.retire(self._plan.keys.queue(queue), consumer, delete=True) for queue in group.queues]
+                [transitions.retire(self._plan.keys.queue(queue), consumer, delete=True) for queue in queues]
             )
             self._second_looks.pop(0)
 
@@ -194,8 +214,23 @@ class Urgent:
                 continue
             last, runs = self._unsettled(record)
             if runs and record.words[Word.QUEUE] < len(self._group(record).queues):
-                self._count(record, runs, self._link.run(self._settle_call(record, runs)))
+                verdicts = self._link.run(self._settle_call(record, runs))
+                if self._is_counting(record, last, verdicts):
+                    continue
+                self._count(record, runs, verdicts)
                 words[Word.OUTBOX_SETTLED] = last
+
+    def _is_counting(self, record: Record, last: int, verdicts: Verdicts) -> bool:
+        """Whether a live worker has just settled all of it itself, and is about to count it.
+
+        Then its outbox is empty in a moment. If it is not, the settle was one of ours whose reply was lost.
+        """
+        if any(verdict is not Verdict.ALREADY for verdict, _ in verdicts):
+            return False
+        now, key = time.monotonic(), (record.index, record.words[Word.INCARNATION], last)
+        if self._already[0] != key:
+            self._already = (key, now)
+        return now - self._already[1] < COUNTING
 
     def _hand_back(self) -> None:
         """Give back what the supervisor has revoked from a busy worker; the worker will not start it."""

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -118,8 +119,9 @@ class Reload:
         sys.stderr.flush()
         try:
             self._file = handover.write({"plan": self.accepted, "handover": handover.as_written(state)})
-            for descriptor in (self._file, *state.descriptors):
-                os.set_inheritable(descriptor, True)
+            kept = {self._file, *state.descriptors}
+            for descriptor in _open_descriptors() | kept:
+                os.set_inheritable(descriptor, descriptor in kept)
             self._launch.start_again(relaunch.Role.SUCCESSOR, self._file)
         except OSError as error:
             for descriptor in state.descriptors:
@@ -156,3 +158,13 @@ def _worded(status: int) -> str:
     if os.WIFSIGNALED(status):
         return f"was killed by {signal.Signals(os.WTERMSIG(status)).name}"
     return f"ended with exit code {os.waitstatus_to_exitcode(status)} and no answer"
+
+
+def _open_descriptors() -> set[int]:
+    """Ours, without the standard ones: what a library has left inheritable must not pile up with each reload."""
+    found: set[int] = set()
+    for name in os.listdir("/dev/fd"):
+        with suppress(OSError):  # the one that listed them is closed again
+            if int(name) > 2 and os.fstat(int(name)):
+                found.add(int(name))
+    return found

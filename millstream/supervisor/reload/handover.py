@@ -55,7 +55,7 @@ class Handover:
     groups: tuple[GroupPlan, ...]  # whose numbers stand in the records
     workers: tuple[OldWorker, ...]
     incarnations: int
-    targets: dict[str, int]  # of the groups that follow their backlog
+    targets: dict[str, int]  # of the groups, by name
     replaced: tuple[int, ...]  # the children that run no job: the successor starts its own
     server: Server | None
     folder: Folder | None

@@ -6,8 +6,11 @@ there is no way back.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NoReturn
 
 from setproctitle import setproctitle
 
@@ -22,8 +25,8 @@ from millstream.supervisor.preflight import check_server
 from millstream.supervisor.reload import handover
 
 
-def rehearse(descriptor: int, load: Callable[[], Settings], *, burst: bool) -> int:
-    """Answer the supervisor that has started us, in the file in which it asks; returns the exit code."""
+def rehearse(descriptor: int, load: Callable[[], Settings], *, burst: bool) -> NoReturn:
+    """Answer the supervisor that has started us, in the file in which it asks, and end."""
     setproctitle("millstream: rehearsal")
     try:
         logs.configure()
@@ -33,7 +36,8 @@ def rehearse(descriptor: int, load: Callable[[], Settings], *, burst: bool) -> i
         handover.write({"problems": list(error.problems)}, descriptor)
     except MillstreamError as error:
         handover.write({"problems": [str(error)]}, descriptor)
-    return 0
+    sys.stderr.flush()
+    os._exit(0)  # the application may have threads, and an interpreter that ends waits for them
 
 
 def _running(descriptor: int) -> Plan:
@@ -56,11 +60,9 @@ def _plan(running: Plan, settings: Settings, *, burst: bool) -> Plan:
     if settings.location.embedded:
         embedded.refuse_in_production(production=settings.production)
     app = import_app(application.reference_of(settings))
-    if settings.supervisor.preload:
-        application.refuse_threads(application.reference_of(settings))
     link = Link(settings.location.url, timeout=5.0, connect_timeout=2.0)
     try:
-        check_server(link, Keys(settings.location.prefix))
+        check_server(link, Keys(settings.location.prefix), enter=False)
     finally:
         link.close()
     queues = tuple(app.registry.queues)

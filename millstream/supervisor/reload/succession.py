@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 
-import structlog
-
-from millstream.protocol.app import Millstream
-from millstream.protocol.errors import ConfigError, ImportFailed
-from millstream.protocol.scoreboard import Scoreboard
-from millstream.supervisor import application, logs
+from millstream.protocol.errors import ConfigError
+from millstream.supervisor import logs
 from millstream.supervisor.boot import supervise
 from millstream.supervisor.master import Supervisor
 from millstream.supervisor.notify import Notifier
@@ -17,11 +13,8 @@ from millstream.supervisor.plan import Plan
 from millstream.supervisor.reload import handover
 from millstream.supervisor.reload.handover import Handover
 from millstream.supervisor.reload.relaunch import VARIABLE, Launch
-from millstream.supervisor.reload.ticking import Ticking
 from millstream.supervisor.signals import Signals
 from millstream.supervisor.web.folder import MetricsFolder
-
-log = structlog.get_logger("millstream.supervisor")
 
 
 def take_over(descriptor: int, launch: Launch) -> int:
@@ -52,26 +45,10 @@ def take_over(descriptor: int, launch: Launch) -> int:
 
 
 def _succeed(found: Handover, plan: Plan, signals: Signals, folder: MetricsFolder | None, launch: Launch) -> int:
+    # Also with `preload` nothing is imported here: while it lasted nobody would reap, kill or recover. Each new worker
+    # imports the application by itself.
     notifier = Notifier.from_environment()
-    app = _preload_again(found, plan, notifier) if plan.preload else None
     plan, board = handover.inherit(found, plan)
-    supervisor = Supervisor(
-        plan, board=board, signals=signals, app=app, folder=folder, notifier=notifier, launch=launch
-    )
+    supervisor = Supervisor(plan, board=board, signals=signals, folder=folder, notifier=notifier, launch=launch)
     supervisor.adopt(found)
     return supervise(supervisor)
-
-
-def _preload_again(found: Handover, plan: Plan, notifier: Notifier) -> Millstream | None:
-    """Import the application for all new workers. Old ones run meanwhile, so the supervisor goes on to tick.
-
-    None where it cannot be imported (it could a moment ago): each worker tries by itself, the old ones stay.
-    """
-    with Ticking(Scoreboard(found.board, found.records), notifier):
-        try:
-            app = application.import_here(plan.app, plan.metrics)
-        except ImportFailed as error:
-            log.error("reload.preload_failed", error=str(error), hint="each worker imports it by itself")
-            return None
-    application.refuse_threads(plan.app)
-    return app

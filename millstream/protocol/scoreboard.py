@@ -141,6 +141,7 @@ class Order(IntEnum):
     WORK = 0
     QUIET = 1
     DRAIN = 2
+    HALT = 3  # start nothing, for a moment: something is about to be done to the run that is on
 
 
 class Interrupt(IntEnum):

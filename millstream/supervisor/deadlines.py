@@ -6,27 +6,38 @@ added to them: whoever could not be watched is not late.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import structlog
 
 from millstream.protocol.scoreboard import Cause, Interrupt, Word
-from millstream.supervisor.slot import Process, Slot
+from millstream.supervisor.slot import HALTED, Process, Slot
 
 log = structlog.get_logger("millstream.supervisor")
 
 GAP = 1.0
 """Seconds between two ticks from which on we take ourselves for having been stopped."""
 
-STACK_LEAD = 0.1
-"""Seconds before the hard deadline at which the stack is asked for, so that it is there in time."""
+STACK_LEAD = 0.3
+"""Seconds before the hard deadline at which the stack is asked for: a process among many that want the CPU takes so
+long to answer, and the kill does not wait for it."""
+
+STACK_PATIENCE = 0.1
+"""Seconds to wait for the stack where no deadline said beforehand that there would be a kill."""
 
 RE_ARM = 1.0
 """Seconds after which an interruption is raised again, if the run goes on."""
 
 PATIENCE = 0.02
 """Seconds that a run may take before what waits behind it in its batch is offered to idle workers."""
+
+UNDYING = 5.0
+"""Seconds after which a killed process that is not dead is told of."""
+
+UNLIMITED_GRACE = 2.0
+"""Seconds from the interruption to the kill where the run has no deadlines."""
 
 
 @dataclass
@@ -50,39 +61,59 @@ class Gaps:
         return sum(min(length, end - start) for end, length in self.gaps if end > start)
 
 
-def enforce(slots: Iterable[Slot], gaps: Gaps, now: float) -> None:
-    """Interrupt and kill runs that are past their deadlines, were cancelled, or have lost their lease."""
+def enforce(slots: Iterable[Slot], gaps: Gaps, now: float) -> float:
+    """Interrupt and kill runs that are past their deadlines, were cancelled, have lost their lease or are too large.
+
+    Returns when to look again at the latest, in monotonic seconds.
+    """
+    next_look = math.inf
     for slot in slots:
         process = slot.process
         if process is None:
+            continue
+        if process.record.words[Word.CAUSE]:
+            _await_death(slot, process, now)
             continue
         run = process.record.running
         if process.dumped_run not in (0, run):
             process.forget_stack()  # that run has ended in time: its stack explains no later death
             process.dumped_run = 0
         if run:
-            _enforce_one(slot, process, run, gaps, now)
+            next_look = min(next_look, _enforce_one(process, run, gaps, now))
+    return next_look
 
 
-def _enforce_one(slot: Slot, process: Process, run: int, gaps: Gaps, now: float) -> None:
+def _enforce_one(process: Process, run: int, gaps: Gaps, now: float) -> float:
     words = process.record.words
     started, soft, hard = (words[word] / 1e9 for word in (Word.STARTED, Word.SOFT, Word.HARD))
-    grace = hard - soft if hard else 2.0
+    grace = hard - soft if hard else UNLIMITED_GRACE
+    lost, cancelled = words[Word.LOST_RUN] == run, words[Word.CANCEL_RUN] == run
     if words[Word.RUN] != run:
-        return
-    if words[Word.LOST_RUN] == run:
-        return _stop_run(slot, process, run, Interrupt.LEASE_LOST, Cause.LEASE_EXPIRED, grace, now)
-    if words[Word.CANCEL_RUN] == run:
-        return _stop_run(slot, process, run, Interrupt.CANCEL, Cause.CANCELLED, grace, now)
+        return now
+    if process.too_large == run:
+        return _kill(process, run, Cause.MEMORY, now)
+    if lost or cancelled:
+        if process.stopping != run:
+            process.stopping, process.stopping_since = run, now
+        kind, cause = (Interrupt.LEASE_LOST, Cause.LEASE_EXPIRED) if lost else (Interrupt.CANCEL, Cause.CANCELLED)
+        return _stop(process, run, kind, cause, process.stopping_since, process.stopping_since + grace, now)
     if not hard:
-        return
-    late = now - hard - gaps.since(started)
-    if late >= 0:
-        kill_with_stack(slot, process, run, Cause.TIMEOUT)
-    elif late >= -STACK_LEAD:
-        _ask_for_stack(process, run)
-    elif late >= -grace:
-        interrupt(process, run, Interrupt.TIMEOUT, now)
+        return math.inf
+    moved = gaps.since(started)
+    return _stop(process, run, Interrupt.TIMEOUT, Cause.TIMEOUT, soft + moved, hard + moved, now)
+
+
+def _stop(process: Process, run: int, kind: Interrupt, cause: Cause, soft: float, hard: float, now: float) -> float:
+    """Interrupt a run from *soft* on, kill it at *hard*; returns when to look again."""
+    if now >= hard:
+        return _kill(process, run, cause, now)
+    if now >= hard - STACK_LEAD:
+        process.request_stack_of(run, now)
+        return hard
+    if now < soft:
+        return min(soft, hard - STACK_LEAD)
+    interrupt(process, run, kind, now)
+    return min(process.interrupted_at + RE_ARM, hard - STACK_LEAD)
 
 
 def interrupt(process: Process, run: int, kind: Interrupt, now: float) -> None:
@@ -91,41 +122,20 @@ def interrupt(process: Process, run: int, kind: Interrupt, now: float) -> None:
         process.interrupt(run, kind, now)
 
 
-def _stop_run(slot: Slot, process: Process, run: int, kind: Interrupt, cause: Cause, grace: float, now: float) -> None:
-    """Interrupt a run; kill it when it has not ended *grace* seconds later."""
-    if process.stopping != run:
-        process.stopping, process.stopping_since = run, now
-    interrupt(process, run, kind, now)
-    waited = now - process.stopping_since
-    if waited >= grace:
-        kill_with_stack(slot, process, run, cause)
-    elif waited >= grace - STACK_LEAD:
-        _ask_for_stack(process, run)
+def _kill(process: Process, run: int, cause: Cause, now: float) -> float:
+    """Kill the worker for this run, some time after its stack was asked for; returns when to look again."""
+    process.request_stack_of(run, now)
+    killed_at = process.dumped_at + STACK_PATIENCE
+    if now < killed_at:
+        return killed_at
+    return math.inf if process.kill_run(run, cause) else now + HALTED
 
 
-def _ask_for_stack(process: Process, run: int) -> None:
-    if process.dumped_run != run:
-        process.dumped_run = run
-        process.request_stack()
-
-
-def kill_with_stack(slot: Slot, process: Process, run: int, cause: Cause) -> None:
-    """Kill the worker for this run; its stack is asked for at the first call, the kill comes with the next."""
-    if process.dumped_run != run:  # we come late ourselves: one more tick for the stack
-        return _ask_for_stack(process, run)
-    record = process.record
-    if process.kill_run(run, cause):
-        record.keep_stack(process.read_stack())
-        log.warning(
-            "job.killed",
-            worker=slot.name,
-            pid=process.pid,
-            job=record.job_id,
-            name=record.job_name,
-            attempt=record.words[Word.ATTEMPT] + 1,
-            run=record.words[Word.RUN_TOKEN],
-            cause=cause.name.lower(),
-        )
+def _await_death(slot: Slot, process: Process, now: float) -> None:
+    """Say once that a killed process does not die: it hangs in the kernel, and its slot is taken until it is gone."""
+    if process.killed_at and now - process.killed_at >= UNDYING:
+        process.killed_at = 0.0
+        log.error("worker.undying", worker=slot.name, pid=process.pid, seconds=UNDYING)
 
 
 def share(slots: Iterable[Slot], now: float, *, draining: bool) -> bool:
@@ -149,3 +159,11 @@ def share(slots: Iterable[Slot], now: float, *, draining: bool) -> bool:
         if wanted and now - words[Word.STARTED] / 1e9 >= PATIENCE:
             process.revoke_rest(run)
     return held
+
+
+def go_on(slots: Iterable[Slot]) -> bool:
+    """Let workers go on that halted for what was done, or is not to be done any more; True where one still halts."""
+    processes = [slot.process for slot in slots if slot.process is not None and slot.process.halted]
+    for process in processes:
+        process.go_on()
+    return any(process.halted for process in processes)

@@ -28,7 +28,7 @@ from millstream.supervisor.reload.child import Reload
 from millstream.supervisor.reload.handover import Handover
 from millstream.supervisor.reload.relaunch import Launch
 from millstream.supervisor.signals import Signals
-from millstream.supervisor.slot import Slot
+from millstream.supervisor.slot import HALTED, Slot
 from millstream.supervisor.web.child import WebChild
 from millstream.supervisor.web.folder import MetricsFolder
 from millstream.supervisor.workers import Workers
@@ -96,6 +96,7 @@ class Supervisor:
         self._exit_code = EXIT_OK
         self._ready = False
         self._quiet = False
+        self._next_look = 0.0
 
     def adopt(self, found: Handover) -> None:
         """Go on where the supervisor before us, this same process, has left off for a reload."""
@@ -216,8 +217,8 @@ class Supervisor:
         if gap:
             log.warning("supervisor.was_stopped", seconds=round(gap, 1))
             self._maintenance.excuse(now)
-        deadlines.enforce(self._workers, self._gaps, now)
-        self._memory.enforce(self._workers, now)
+        self._memory.look(self._workers, now)
+        self._next_look = deadlines.enforce(self._workers, self._gaps, now)
         self._workers.enforce_hook_limits(now, self._gaps.since)
         if self._stage is Stage.DRAINING:
             self._enforce_drain(now)
@@ -241,7 +242,7 @@ class Supervisor:
             self._maintenance.keep_alive(now)  # first: leases do not wait for many workers to be forked
         self._workers.free_settled_records()
         if self._stage is Stage.RUNNING:
-            self._workers.restore_count(now)
+            self._workers.restore_count(now, until=self._next_look)
         if self._stage is not Stage.LEAVING:
             self._web.keep_alive(now)
 
@@ -336,10 +337,12 @@ class Supervisor:
         self._board.header[Header.SUPERVISOR_TICK] = time.monotonic_ns()
         emptying = self._quiet or self._stage is Stage.DRAINING
         held = deadlines.share(self._workers, time.monotonic(), draining=emptying)
-        hurry = held or not self._ready or self._stage is not Stage.RUNNING
+        hurry = held or self._workers.behind_since or not self._ready or self._stage is not Stage.RUNNING
+        halting = deadlines.go_on(self._workers)
         self._notify()
         if self._stage is not Stage.DONE:
-            self._signals.sleep(SHORT_TICK if hurry else TICK)
+            longest = HALTED if halting else SHORT_TICK if hurry else TICK
+            self._signals.sleep(min(longest, self._next_look - time.monotonic()))
 
     def _notify(self) -> None:
         """Feed the watchdog, unless maintenance is silent: where replacing it does not help, a fresh start may."""

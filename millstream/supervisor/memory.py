@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import psutil
-import structlog
 
-from millstream.protocol.scoreboard import Cause
-from millstream.supervisor.deadlines import kill_with_stack
 from millstream.supervisor.workers import Workers
-
-log = structlog.get_logger("millstream.supervisor")
 
 INTERVAL = 0.25
 """Seconds between two looks at the workers' memory."""
@@ -21,8 +16,8 @@ class Limits:
     def __init__(self) -> None:
         self._looked = 0.0
 
-    def enforce(self, workers: Workers, now: float) -> None:
-        """Kill the runs whose workers are over their group's limit."""
+    def look(self, workers: Workers, now: float) -> None:
+        """Note which runs' workers are over their group's limit; they are killed with those past their deadlines."""
         if now < self._looked + INTERVAL:
             return
         self._looked = now
@@ -35,4 +30,4 @@ class Limits:
             except psutil.Error:
                 continue  # it died just now; the next reap says why
             if resident > limit:
-                kill_with_stack(slot, process, run, Cause.MEMORY)
+                process.too_large = run

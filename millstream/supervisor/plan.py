@@ -156,6 +156,7 @@ def _group_plan(
         max_jobs=group.max_jobs,
         max_age=group.max_age,
         max_rss=group.max_rss,
+        nice=group.nice,
         env=_environment(group, most),
         metrics=metrics,
     )

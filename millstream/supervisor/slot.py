@@ -12,10 +12,8 @@ from millstream.protocol.scoreboard import Cause, Interrupt, Order, Record, Word
 from millstream.supervisor.plan import GroupPlan
 from millstream.supervisor.restart import Backoff
 
-STOP_PATIENCE = 0.01
-"""Seconds to wait for a process to stop; one that hangs in the kernel may take for ever."""
-
-_STOP_OR_EXIT = os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT
+HALTED = 0.001
+"""Seconds after which a process that runs has seen that it is to start nothing: stores arrive within microseconds."""
 
 
 @dataclass
@@ -31,7 +29,13 @@ class Process:
     interrupted_at: float = 0.0
     stopping: int = 0  # the run that was cancelled, or has lost its lease
     stopping_since: float = 0.0
+    too_large: int = 0  # the run in which it has grown beyond its group's limit
     dumped_run: int = 0
+    dumped_at: float = 0.0
+    halted: int = 0  # the run after which it starts no other until we say so
+    halted_at: float = 0.0
+    halt_wanted: bool = False
+    killed_at: float = 0.0  # 0: it was not, or that has been told
 
     @property
     def ready(self) -> bool:
@@ -63,6 +67,7 @@ class Process:
 
     def order(self, order: Order) -> None:
         """Say what is wanted of it, and wake it."""
+        self.halted = 0
         self.record.words[Word.ORDER] = order
         self.signal(signal.SIGTERM if order is Order.DRAIN else signal.SIGUSR2)
 
@@ -80,6 +85,12 @@ class Process:
         self.forget_stack()
         self.signal(signal.SIGUSR1)
 
+    def request_stack_of(self, run: int, now: float) -> None:
+        """The same, once for this run."""
+        if self.dumped_run != run:
+            self.dumped_run, self.dumped_at = run, now
+            self.request_stack()
+
     def forget_stack(self) -> None:
         """Empty the file of the stack."""
         os.ftruncate(self.stack_file, 0)
@@ -89,35 +100,50 @@ class Process:
         """What faulthandler has written."""
         return os.pread(self.stack_file, 65536, 0)
 
-    def stop_and_check(self, run: int) -> bool:
-        """Stop the process; True where this run is still on and has no outcome: it cannot end until we say so.
+    def halt(self, run: int) -> bool:
+        """True where this run is on, and the process will start no other until :meth:`go_on`.
 
-        A process that cannot be stopped at once is let go on: the caller comes back at its next tick.
+        False at first: ask again at the next look, for as long as it is wanted. It needs nothing of the process but
+        that it reads its record before it starts a run, so it is as quick with one that gets no CPU.
         """
-        self.signal(signal.SIGSTOP)
-        deadline = time.monotonic() + STOP_PATIENCE
-        while (state := os.waitid(os.P_PID, self.pid, _STOP_OR_EXIT)) is None and time.monotonic() < deadline:
-            time.sleep(0)
-        if state is not None and state.si_code == os.CLD_STOPPED and self.record.running == run:
-            return True
-        self.signal(signal.SIGCONT)
-        return False
+        words, now = self.record.words, time.monotonic()
+        self.halt_wanted = True
+        if self.halted != run:
+            self.halted, self.halted_at = run, now
+            if words[Word.ORDER] == Order.WORK:
+                words[Word.ORDER] = Order.HALT
+            return False
+        return now - self.halted_at >= HALTED and self.record.running == run
+
+    def go_on(self) -> None:
+        """Let it start other runs, unless it was asked to halt since the last call."""
+        if self.halted and not self.halt_wanted:
+            over = self.record.running != self.halted
+            self.halted = 0
+            if self.record.words[Word.ORDER] == Order.HALT:
+                self.record.words[Word.ORDER] = Order.WORK
+                if over:  # then it may be asleep, waiting for this
+                    self.signal(signal.SIGUSR2)
+        self.halt_wanted = False
 
     def kill_run(self, run: int, cause: Cause) -> bool:
-        """Kill the process for this run, never for the next one; False where the run was over."""
-        if not self.stop_and_check(run):
+        """Kill the process for this run, never for a later one; False where it has to halt first, or the run is over.
+
+        A run that ends in this very moment keeps its outcome.
+        """
+        if not self.halt(run):
             return False
         self.record.words[Word.CAUSE] = cause
+        self.killed_at = time.monotonic()
         self.kill_group()
         return True
 
     def revoke_rest(self, run: int) -> bool:
-        """Take back what the process has fetched but not started, while this run is on."""
-        if not self.stop_and_check(run):
+        """Take back what the process has fetched but not started, while this run is on; False as for a kill."""
+        if not self.halt(run):
             return False
         words = self.record.words
         words[Word.REVOKED] = words[Word.BATCH]
-        self.signal(signal.SIGCONT)
         return True
 
 

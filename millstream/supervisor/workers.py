@@ -25,8 +25,21 @@ log = structlog.get_logger("millstream.supervisor")
 BOOT_LIMIT = 120.0
 """Seconds that a worker may take to import the application and to run its start hooks."""
 
+SPAWN_TIME = 0.02
+"""Seconds after which the rest of the workers are started at the next tick: deadlines do not wait for many forks."""
+
+DYING = 0.25
+"""Seconds for which those that were killed have the CPU before those that take their places."""
+
+POSTPONED = 1.0
+"""Seconds for which starting workers may be put off for that."""
+
 LEAVE_LIMIT = 30.0
 """Seconds that it may take for its stop hooks, when it has settled its last job."""
+
+
+RUN_KILLED = (Cause.TIMEOUT, Cause.MEMORY, Cause.CANCELLED, Cause.LEASE_EXPIRED)
+"""Causes of a kill that was meant for a run, not for its worker."""
 
 
 class Workers:
@@ -49,6 +62,7 @@ class Workers:
         self._degraded: set[str] = set()
         self._incarnations = 0
         self._order = Order.WORK
+        self.behind_since = 0.0  # since when slots are to be filled for which there was no time; 0 for none
 
     def __iter__(self) -> Iterator[Slot]:
         """All slots, filled or not."""
@@ -152,19 +166,40 @@ class Workers:
 
     # How many there are.
 
-    def restore_count(self, now: float) -> None:
-        """Fill, add and retire slots until each group has what it should have."""
+    def restore_count(self, now: float, *, until: float) -> None:
+        """Fill, add and retire slots until each group has what it should have; start nothing that lasts *until*."""
         for group in self._plan.groups:
             self._judge_intensity(group, now)
             judged = self._order is Order.WORK and group.name not in self._degraded
             self._targets.follow(group, self._slots_of(group) if judged else None, now)
             self._match_target(group)
             self._publish(group, now)
-            for slot in self._slots_of(group):
-                if slot.process is None and not slot.retiring and now >= slot.not_before:
-                    self._spawn(group, slot, now)
+        self._fill(now, until)
         self._relieve()
         self._slots = [slot for slot in self._slots if slot.process is not None or not (slot.retiring or slot.old)]
+
+    def _fill(self, now: float, until: float) -> None:
+        """Start what is missing, as far as there is time: those that die, or are to, come first."""
+        missing = [
+            slot
+            for slot in self._slots
+            if slot.process is None and slot.old is None and not slot.retiring and now >= slot.not_before
+        ]
+        if not missing or not self.behind_since:
+            self.behind_since = now if missing else 0.0
+        until = self._time_to_fill(now, until)
+        for slot in missing:
+            if time.monotonic() > until:
+                return
+            self._spawn(self._groups[slot.group], slot, now)
+        self.behind_since = 0.0
+
+    def _time_to_fill(self, now: float, until: float) -> float:
+        """Until when workers may be started at this tick."""
+        if now - self.behind_since > POSTPONED:
+            return now + SPAWN_TIME
+        dying = any(now - process.killed_at < DYING for _, process in self.processes if process.killed_at)
+        return 0.0 if dying else min(now + SPAWN_TIME, until - SPAWN_TIME)
 
     def _publish(self, group: GroupPlan, now: float) -> None:
         """Say in the scoreboard what only we know of a group."""
@@ -243,14 +278,15 @@ class Workers:
         assert process is not None
         words = process.record.words
         endings.kill_leftovers(process.pid)
-        if not words[Word.STACK_LENGTH]:
-            process.record.keep_stack(process.read_stack())
+        process.record.keep_stack(process.read_stack())
         os.close(process.stack_file)
         ending = endings.describe(status, Cause(words[Word.CAUSE]))
         words[Word.EXIT] = status
         words[Word.REAPED] = time.monotonic_ns()
         words[Word.STATE] = RecordState.DEAD
         slot.process = None
+        if words[Word.CAUSE] in RUN_KILLED:
+            _tell_of_kill(slot, process)
         planned = _was_planned(slot, process, ending)
         log.log(
             logging.INFO if planned else logging.ERROR,
@@ -265,6 +301,20 @@ class Workers:
             self._intensity[slot.group].add(now)
             slot.not_before = now + slot.backoff.after_death(now - process.started)
         return ending
+
+
+def _tell_of_kill(slot: Slot, process: Process) -> None:
+    record = process.record
+    log.warning(
+        "job.killed",
+        worker=slot.name,
+        pid=process.pid,
+        job=record.job_id,
+        name=record.job_name,
+        attempt=record.words[Word.ATTEMPT] + 1,
+        run=record.words[Word.RUN_TOKEN],
+        cause=Cause(record.words[Word.CAUSE]).name.lower(),
+    )
 
 
 def _was_planned(slot: Slot, process: Process, ending: Ending) -> bool:

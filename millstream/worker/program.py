@@ -60,6 +60,7 @@ def run_worker(spec: WorkerSpec, record: Record, stack_file: int, parent: int, a
 def _settle_in(spec: WorkerSpec, signals: Signals, stack_file: int, parent: int) -> None:
     """Leave behind what a fork inherits, and get what a process of our own needs."""
     die_with_parent(parent)
+    os.nice(spec.nice)  # whoever renews leases and keeps deadlines gets the CPU before those that use it up
     signals.install()
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(worker=spec.worker, pid=os.getpid())

@@ -68,7 +68,8 @@ class Signals:
 
     @property
     def quiet(self) -> bool:
-        return not self.draining and self._words[Word.ORDER] == Order.QUIET
+        """Whether to fetch nothing, and to wait for another order."""
+        return not self.draining and self._words[Word.ORDER] in (Order.QUIET, Order.HALT)
 
     def sleep(self, seconds: float) -> None:
         """Sleep until a signal arrives, at most this long."""

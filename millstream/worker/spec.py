@@ -27,6 +27,7 @@ class WorkerSpec:
     max_jobs: int | None = None
     max_age: float | None = None
     max_rss: int | None = None
+    nice: int = 0  # added to the supervisor's own
     env: dict[str, str] = field(default_factory=dict)
     metrics: str = ""  # the folder of what is counted; "" where nothing shows it
 

@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = {"bench": "ops.benchmarks.bench", "recovery": "ops.benchmarks.recovery", "chaos": "tests.chaos.command"}
+PROGRAMS = {
+    "bench": "ops.benchmarks.bench",
+    "recovery": "ops.benchmarks.recovery",
+    "deadlines": "ops.benchmarks.deadlines",
+    "chaos": "tests.chaos.command",
+}
 
 
 def run(script: str, *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -36,6 +41,14 @@ def test_recovery() -> None:
     code, report = run("recovery", "--kills", "3", "--waiting", "1000")
     assert code in (0, 1)  # 1: slower than the limit, which a loaded machine may be
     assert len(report["ms"]) == 3
+
+
+@pytest.mark.slow
+def test_deadlines() -> None:
+    code, report = run("deadlines", "--workers", "8")
+    assert code in (0, 1)  # as above
+    assert {title: len(times) for title, times in report["ms"].items()} == {"spread": 8, "together": 8}
+    assert all(time > 0 for times in report["ms"].values() for time in times)
 
 
 @pytest.mark.slow

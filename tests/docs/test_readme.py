@@ -25,6 +25,7 @@ RUN_BY = {
     "millstream config show": "test_the_configuration_is_valid",
     "ops/bench": "test_the_measuring_scripts_start",
     "ops/recovery": "test_the_measuring_scripts_start",
+    "ops/deadlines": "test_the_measuring_scripts_start",
     "ops/chaos": "test_the_measuring_scripts_start",
 }
 

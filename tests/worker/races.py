@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from millstream.protocol.app import Millstream
@@ -32,7 +32,7 @@ from millstream.protocol.scoreboard import (
 from millstream.protocol.transitions import Kind, Outcome
 from millstream.supervisor import logs
 from millstream.supervisor import signals as parent_signals
-from millstream.supervisor.slot import Process
+from millstream.supervisor.slot import HALTED, Process
 from millstream.worker.execution import Execution, Run
 from millstream.worker.fetcher import Delivery
 from millstream.worker.loop import Worker
@@ -42,6 +42,8 @@ from millstream.worker.tally import Uncounted
 
 STARTED, ENDED, CANCELLED, REVOKED_LAST, REVOKED_BATCH, BATCHES = range(6)
 NOTES_BYTES = 4096
+HALT_TIME = int(HALTED * 1e6)
+"""Microseconds for which a run must go on to be hit."""
 
 app = Millstream(redis_url="unix:///nowhere", prefix="t00000000:")
 notes = memoryview(mmap.mmap(-1, NOTES_BYTES)).cast("Q")
@@ -67,13 +69,15 @@ class Supply:
         self._jobs = 0
 
     def exchange(self, queue: int, outcomes: Sequence[Outcome], *, fetch: bool) -> Delivery | None:
+        if not fetch:
+            return None
         notes[BATCHES] += 1
         size = random.choice((1, 2, 5, 20))
         return Delivery(0, 1_700_000_000_000, time.monotonic(), [self._entry() for _ in range(size)])
 
     def _entry(self) -> tuple[str, bytes, list[bytes]]:
         self._jobs += 1
-        envelope = b'{"v":1,"n":"tiny","t":1,"a":[%d]}' % random.choice((0, 5, 50, 200))
+        envelope = b'{"v":1,"n":"tiny","t":1,"a":[%d]}' % random.choice((0, 5, 50, 200, HALT_TIME, 2 * HALT_TIME))
         return "n", b"%d-0" % self._jobs, [b"id", b"j%d" % self._jobs, b"env", envelope]
 
     def give_back(self, queue: int, refs: Sequence[str]) -> None:
@@ -163,14 +167,14 @@ class Races:
     def kill(self) -> None:
         """A killed worker was in the run that was meant, and in no later one."""
         run = aim(self.process)
-        if not self.process.kill_run(run, Cause.TIMEOUT):
+        if not self._after_halting(lambda: self.process.kill_run(run, Cause.TIMEOUT)):
             self.ended["kill missed"] += 1
             return self._goes_on()
         self.ended["kill hit"] += 1
         _, status = os.waitpid(self.process.pid, 0)
         if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGKILL:
             self.faults.append(f"killed run {run}, but the status is {status}")
-        if notes[STARTED] > run or self.process.record.running != run:
+        if notes[STARTED] > run or self.process.record.running not in (0, run):  # 0: it ended just before
             self.faults.append(f"killed run {run} in run {notes[STARTED]}")
         self._replace()
 
@@ -191,7 +195,7 @@ class Races:
         """After a hand-back aimed at a run, no later run of its batch began."""
         run = aim(self.process)
         words, before = self.process.record.words, notes[REVOKED_BATCH]
-        if not self.process.revoke_rest(run):
+        if not self._after_halting(lambda: self.process.revoke_rest(run)):
             self.ended["hand-back missed"] += 1
             return self._goes_on()
         batch = words[Word.REVOKED]
@@ -211,8 +215,17 @@ class Races:
         os.kill(self.process.pid, signal.SIGKILL)
         os.waitpid(self.process.pid, 0)
 
+    def _after_halting(self, act: Callable[[], bool]) -> bool:
+        """What the supervisor does: ask, look again after a moment, let the worker go on."""
+        act()
+        time.sleep(HALTED + random.choice((0, 0.0001, 0.001)))
+        done = act()
+        self.process.go_on()
+        return done
+
     def _goes_on(self) -> None:
         """Whatever was aimed at one run, later ones go on."""
+        self.process.go_on()
         await_note(self.process, BATCHES, notes[BATCHES] + 2)
 
     def _replace(self) -> None:

@@ -20,6 +20,7 @@ from millstream.supervisor.config.values import (
     EnvValue,
     Lease,
     Name,
+    Niceness,
     PositiveSeconds,
     Prefix,
     Processes,
@@ -52,6 +53,7 @@ class Group(Section):
     kill_after: PositiveSeconds = 2.0
     drain_timeout: DrainSeconds | None = None  # None: the supervisor's
     env: dict[str, EnvValue] = Field(default_factory=dict, repr=False)
+    nice: Niceness = 10
     crash_limit: Count = 3
     crash_delay: Seconds = 10.0
 

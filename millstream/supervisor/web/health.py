@@ -170,4 +170,8 @@ def _fetches(plan: Plan, board: Scoreboard, group: GroupPlan) -> Iterator[bool]:
         words = record.words
         if plan.group_of(record).name == group.name:
             fetched = bool(words[Word.LAST_FETCH]) and _age(words[Word.LAST_FETCH]) < FETCH_SILENT
-            yield bool(words[Word.READY]) and words[Word.ORDER] == Order.WORK and (bool(record.running) or fetched)
+            yield (
+                bool(words[Word.READY])
+                and words[Word.ORDER] in (Order.WORK, Order.HALT)
+                and (bool(record.running) or fetched)
+            )

@@ -141,7 +141,7 @@ def _crashes(state: State, counters: dict[str, bytes], tries: list[dict[str, Any
     """How often the job's worker died; a job that ended well has no counter any more, but its earlier runs."""
     if "crashes" in counters or state not in FINAL:
         return int(counters.get("crashes", 0))
-    return sum(row.get("c") in ("crash", "exit") for row in tries)
+    return sum(row.get("c") in ("crash", "exit", "oom") for row in tries)
 
 
 def _load_object(encoded: bytes | None) -> dict[str, Any]:

@@ -89,6 +89,8 @@ class Word:
     INTERRUPT = 11  # which one: an Interrupt
     STACK_LENGTH = 12
     REAPED = 13
+    CPU_USED = 14  # CPU (ns) that it and the subprocesses that it had waited for had used when it was dead
+    PEAK_RSS = 15  # bytes; likewise
     # Written by the worker.
     READY = 16
     RUN = 17  # the number of the current run in this incarnation; 0 between runs
@@ -116,6 +118,9 @@ class Word:
     LEFT = 39  # when it had settled its last job and began to end; 0 before
     COUNTED = 40  # the run up to which outcomes were settled by the worker itself, and counted
     UNCOUNTED = 41  # the number of the error for which it cannot keep what it counts; 0 if it can
+    CPU_BEFORE = 42  # CPU (ns) that it had used when the run started
+    CHILD_CPU = 43  # the same of subprocesses that it had waited for, as far as it was looked up
+    WORN = 44  # 1: worn out, works on until it may leave; 2: leaves
     # Written by maintenance.
     OUTBOX_SETTLED = 48  # the run number up to which the outbox is settled
     SETTLED = 49  # the incarnation whose remains are settled
@@ -125,6 +130,8 @@ class Word:
     CANCEL_BATCH = 53  # a batch in which a job was cancelled that was not started yet
     RENEWED = 54  # when the leases of what it holds were last renewed
     LOST_BATCH = 55  # a batch of which something was taken that was not started yet
+    # Written by the supervisor.
+    MAY_LEAVE = 56  # 1 where it may end if it is worn out
 
 
 class RecordState(IntEnum):
@@ -164,6 +171,7 @@ class Cause(IntEnum):
     CANCELLED = 4
     LEASE_EXPIRED = 5
     HOOK = 6  # it did not get ready, or did not end, in time
+    OOM = 7  # not the supervisor, but the kernel, for want of memory
 
 
 ACTIVITIES = ("starting", "idle", "busy", "draining")

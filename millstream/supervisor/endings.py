@@ -42,6 +42,11 @@ def describe(status: int, cause: Cause) -> Ending:
     return Ending("clean" if code == 0 else "exit", None, code)
 
 
+def was_killed(status: int) -> bool:
+    """Whether it died by SIGKILL, whoever sent it."""
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
 def kill_leftovers(group: int) -> None:
     """Kill what is left of a dead process's group: the subprocesses of its handlers."""
     with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from enum import Enum
+from resource import struct_rusage
 
 import structlog
 
@@ -130,10 +131,10 @@ class Supervisor:
 
     def _reap(self) -> None:
         """Take note of every child that died, ours or (as PID 1) adopted."""
-        for pid, status in _dead_children():
+        for pid, status, usage in _dead_children():
             slot = self._workers.find(pid)
             if slot is not None:
-                self._worker_died(slot, status)
+                self._worker_died(slot, status, usage)
             elif pid == self._maintenance.pid:
                 self._maintenance.died(status, expected=self._stage is Stage.LEAVING)
             elif pid == self._server.pid:
@@ -145,9 +146,9 @@ class Supervisor:
             else:
                 log.debug("child.adopted_reaped", pid=pid)
 
-    def _worker_died(self, slot: Slot, status: int) -> None:
+    def _worker_died(self, slot: Slot, status: int, usage: struct_rusage) -> None:
         never_ready = slot.process is not None and not slot.process.ready
-        ending = self._workers.bury(slot, status, time.monotonic())
+        ending = self._workers.bury(slot, status, usage, time.monotonic())
         self._maintenance.wake()
         if self._stage is Stage.RUNNING and ending.exit_code == EXIT_CONFIG and never_ready and not self._ready:
             self._exit_code = EXIT_CONFIG  # the application cannot be imported: no restart will mend that
@@ -219,6 +220,7 @@ class Supervisor:
             self._maintenance.excuse(now)
         self._memory.look(self._workers, now)
         self._next_look = deadlines.enforce(self._workers, self._gaps, now)
+        self._workers.oom_kills.look(now)
         self._workers.enforce_hook_limits(now, self._gaps.since)
         if self._stage is Stage.DRAINING:
             self._enforce_drain(now)
@@ -361,13 +363,13 @@ class Supervisor:
         log.info("supervisor.stage", stage=stage.name.lower(), waiting_for=stage.value, **facts)
 
 
-def _dead_children() -> Iterator[tuple[int, int]]:
-    """Pid and status of every child that has died."""
+def _dead_children() -> Iterator[tuple[int, int, struct_rusage]]:
+    """Pid, status and use of resources of every child that has died."""
     while True:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
         except ChildProcessError:
             return
         if pid == 0:
             return
-        yield pid, status
+        yield pid, status, usage

@@ -50,6 +50,12 @@ class Process:
         """Whether it works through a batch, or settles one. One that is not need not idle: it may be paused."""
         return bool(self.record.words[Word.HELD_LENGTH])
 
+    @property
+    def away(self) -> bool:
+        """Whether it works not yet, or may be about to end."""
+        words = self.record.words
+        return not self.ready or bool(words[Word.LEFT] or words[Word.MAY_LEAVE]) or words[Word.WORN] == 2
+
     def to_dict(self) -> dict[str, Any]:
         """All fields but the record, for the supervisor that takes over."""
         return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "record"}

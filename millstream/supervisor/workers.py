@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from resource import struct_rusage
 
 import structlog
 
@@ -14,11 +15,13 @@ from millstream.protocol.scoreboard import Cause, Header, Order, RecordState, Sc
 from millstream.supervisor import endings
 from millstream.supervisor.children import spawn_worker
 from millstream.supervisor.endings import Ending
+from millstream.supervisor.oom import OomKills
 from millstream.supervisor.plan import GroupPlan, Plan
 from millstream.supervisor.reload.handover import OldWorker
 from millstream.supervisor.restart import HEALTHY, Backoff, RestartIntensity
 from millstream.supervisor.slot import Process, Slot
 from millstream.supervisor.targets import Targets
+from millstream.worker.rows import RSS_UNIT
 
 log = structlog.get_logger("millstream.supervisor")
 
@@ -42,6 +45,10 @@ RUN_KILLED = (Cause.TIMEOUT, Cause.MEMORY, Cause.CANCELLED, Cause.LEASE_EXPIRED)
 """Causes of a kill that was meant for a run, not for its worker."""
 
 
+PLANNED = (Cause.DRAIN, Cause.TIMEOUT, Cause.CANCELLED, Cause.LEASE_EXPIRED)
+"""Causes of a kill that says nothing about whether workers can live."""
+
+
 class Workers:
     """Fills each group's slots, and restarts what dies: with backoff, and slowly in a group that keeps dying.
 
@@ -62,6 +69,7 @@ class Workers:
         self._degraded: set[str] = set()
         self._incarnations = 0
         self._order = Order.WORK
+        self.oom_kills = OomKills()
         self.behind_since = 0.0  # since when slots are to be filled for which there was no time; 0 for none
 
     def __iter__(self) -> Iterator[Slot]:
@@ -173,10 +181,23 @@ class Workers:
             judged = self._order is Order.WORK and group.name not in self._degraded
             self._targets.follow(group, self._slots_of(group) if judged else None, now)
             self._match_target(group)
+            self._replace_worn(group)
             self._publish(group, now)
         self._fill(now, until)
         self._relieve()
         self._slots = [slot for slot in self._slots if slot.process is not None or not (slot.retiring or slot.old)]
+
+    def _replace_worn(self, group: GroupPlan) -> None:
+        """Let workers go that are worn out, as many as keep two thirds of the group at work."""
+        slots = [slot for slot in self._slots_of(group) if not slot.retiring]
+        gone = sum(slot.process is None or slot.process.away for slot in slots)
+        for process in (slot.process for slot in slots if slot.process is not None):
+            words = process.record.words
+            if words[Word.MAY_LEAVE] and process.record.running and len(slots) > 1:
+                words[Word.MAY_LEAVE] = 0  # it has found another job, maybe a long one: others may go meanwhile
+            elif not process.away and (len(slots) == 1 or (words[Word.WORN] and gone < max(1, len(slots) // 3))):
+                words[Word.MAY_LEAVE] = 1
+                gone += 1
 
     def _fill(self, now: float, until: float) -> None:
         """Start what is missing, as far as there is time: those that die, or are to, come first."""
@@ -272,7 +293,7 @@ class Workers:
         """The slot that this process fills."""
         return next((slot for slot, process in self.processes if process.pid == pid), None)
 
-    def bury(self, slot: Slot, status: int, now: float) -> Ending:
+    def bury(self, slot: Slot, status: int, usage: struct_rusage, now: float) -> Ending:
         """Note how a slot's process ended and leave its record to maintenance; the slot is free."""
         process = slot.process
         assert process is not None
@@ -280,8 +301,12 @@ class Workers:
         endings.kill_leftovers(process.pid)
         process.record.keep_stack(process.read_stack())
         os.close(process.stack_file)
+        if not words[Word.CAUSE] and endings.was_killed(status) and self.oom_kills.explain_death():
+            words[Word.CAUSE] = Cause.OOM
         ending = endings.describe(status, Cause(words[Word.CAUSE]))
         words[Word.EXIT] = status
+        words[Word.CPU_USED] = int((usage.ru_utime + usage.ru_stime) * 1e9)
+        words[Word.PEAK_RSS] = usage.ru_maxrss * RSS_UNIT
         words[Word.REAPED] = time.monotonic_ns()
         words[Word.STATE] = RecordState.DEAD
         slot.process = None
@@ -322,4 +347,4 @@ def _was_planned(slot: Slot, process: Process, ending: Ending) -> bool:
     words = process.record.words
     told = slot.retiring or words[Word.ORDER] == Order.DRAIN
     useful = words[Word.DONE] > 0 or time.monotonic() - process.started >= HEALTHY
-    return (ending.clean and (told or useful)) or words[Word.CAUSE] in (Cause.DRAIN, Cause.CANCELLED)
+    return (ending.clean and (told or useful)) or words[Word.CAUSE] in PLANNED

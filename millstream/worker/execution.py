@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,11 +24,12 @@ from millstream.protocol.errors import (
 from millstream.protocol.payload import checked_size, encode
 from millstream.protocol.policy import LONGEST, Retry, policy_for, seconds
 from millstream.protocol.registry import Job
+from millstream.protocol.scoreboard import Word
 from millstream.protocol.transitions import Kind, Outcome
 from millstream.worker.context import CurrentJob, set_current_job
 from millstream.worker.coroutines import Coroutines
 from millstream.worker.journal import Journal
-from millstream.worker.rows import error_of, run_row
+from millstream.worker.rows import MEASURED, error_of, run_row
 from millstream.worker.signals import Signals
 
 LONGEST_TTL = 10 * 365 * 86400.0
@@ -63,12 +65,19 @@ def attempts_of(job: Job[..., Any], entry: Entry, policy: Retry | None = None) -
     return min(allowed, asked) if isinstance(asked, int) and asked > 0 else allowed
 
 
+def _cpu_of_children() -> int:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return int((used.ru_utime + used.ru_stime) * 1e9)
+
+
 class Execution:
     """Calls handlers, and turns what they return or raise into outcomes."""
 
-    def __init__(self, worker: str, signals: Signals) -> None:
+    def __init__(self, worker: str, signals: Signals, words: memoryview) -> None:
         self._worker = worker
         self._signals = signals
+        self._words = words
+        words[Word.CHILD_CPU] = _cpu_of_children()
         self._coroutines = Coroutines()
         self._journal = Journal()
 
@@ -91,7 +100,8 @@ class Execution:
         handler = self._async_handler(run.job) if run.job.is_async else run.job.fn
         if self._journal.says_each:
             self._journal.started(run)
-        started, cpu = time.monotonic(), time.process_time()
+        started = time.monotonic()
+        cpu = self._words[Word.CPU_BEFORE] = time.process_time_ns()
         try:
             signals.in_handler = run.number  # from here on an interruption may be raised
             try:
@@ -101,8 +111,16 @@ class Execution:
         except BaseException as error:  # whatever a handler raises ends its job, never the worker
             signals.in_handler = 0  # raised before the inner block was entered
             run.error = error
-        run.duration, run.cpu = time.monotonic() - started, time.process_time() - cpu
+        run.duration, run.cpu = time.monotonic() - started, (time.process_time_ns() - cpu) / 1e9
+        if run.duration >= MEASURED:
+            run.cpu += self._take_cpu_of_children() / 1e9
         set_current_job(None)
+
+    def _take_cpu_of_children(self) -> int:
+        """Nanoseconds that subprocesses have used that were waited for since the last call."""
+        before, now = self._words[Word.CHILD_CPU], _cpu_of_children()
+        self._words[Word.CHILD_CPU] = now
+        return now - before
 
     def _async_handler(self, job: Job[..., Any]) -> Callable[..., Any]:
         return lambda *args, **kwargs: self._coroutines.run(job.fn(*args, **kwargs))

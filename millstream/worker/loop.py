@@ -53,7 +53,7 @@ class Worker:
         self._signals = signals
         self._tally = tally
         self._fetcher = Fetcher(spec, record, signals, tally)
-        self._execution = Execution(spec.worker, signals)
+        self._execution = Execution(spec.worker, signals, record.words)
         self._outbox = Outbox(record)
         self._queue = 0
         self._run = 0
@@ -66,7 +66,7 @@ class Worker:
 
     def work(self) -> None:
         """Work until told to stop, or worn out."""
-        while not self._signals.draining and not self._worn_out():
+        while not self._signals.draining and not self._leaves():
             try:
                 delivery = self._exchange()
                 if delivery is None and not self._signals.stopping:
@@ -215,6 +215,17 @@ class Worker:
     def _server_time(self, batch: Batch) -> int:
         """The server's clock, in ms, as far as we can tell without asking."""
         return batch.delivery.now + int((time.monotonic() - batch.delivery.received) * 1000)
+
+    def _leaves(self) -> bool:
+        """Whether this process is worn out and may go: where many are, the others work on until some are replaced."""
+        words = self._words
+        if not self._worn_out():
+            return False
+        words[Word.WORN] = 2  # before the look: what is taken back in this very moment is seen by one of us
+        if words[Word.MAY_LEAVE] or self._spec.max_jobs == 1:
+            return True
+        words[Word.WORN] = 1
+        return False
 
     def _worn_out(self) -> bool:
         """Whether this process has done enough and should be replaced."""

@@ -14,12 +14,13 @@ from millstream.protocol.envelope import Entry
 MESSAGE_LIMIT = 2000
 TRACEBACK_LIMIT = 8000
 MEASURED = 0.001
-"""Seconds from which on a run's memory is looked up; below it the system call would cost more than it tells."""
+"""Seconds from which on a run's memory and subprocesses are looked up; below it that would cost more than it tells."""
 
 OUR_FILES = "/millstream/worker/"
 """What the paths of our own frames have in common; the reader of a traceback looks for his."""
 
-_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+"""Bytes in a unit of ``ru_maxrss``."""
 
 
 def run_row(
@@ -47,7 +48,7 @@ def run_row(
         "u": round(cpu, 6),
     }
     if duration >= MEASURED:
-        row["m"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+        row["m"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT
     if entry.priority != "normal":
         row["p"] = entry.priority
     if cause is not None:

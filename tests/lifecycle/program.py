@@ -216,3 +216,30 @@ def beyond_all_clocks(fails: bool) -> int:
     if fails:
         raise ValueError("see you")
     return 1
+
+
+@app.job(retry=1)
+def use_cpu(seconds: float, then: str) -> None:
+    """Use the CPU, half of it in a subprocess, then die or hang."""
+    code = f"import time\nwhile time.process_time() < {seconds / 2}: pass"
+    subprocess.run([sys.executable, "-Sc", code], check=True)
+    begin = time.process_time()
+    while time.process_time() - begin < seconds / 2:
+        pass
+    note("start", "cpu", os.getpid())
+    if then == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    while then == "hang":
+        with contextlib.suppress(BaseException):
+            time.sleep(1)
+
+
+@app.job(timeout=0.5, retry=1)
+def hang(kind: str) -> None:
+    """Go on beyond every limit, with a subprocess that would outlive us."""
+    child = subprocess.Popen([sys.executable, "-Sc", "import time; time.sleep(120)"])
+    note("start", "hang", os.getpid(), child.pid)
+    while kind == "python":
+        with contextlib.suppress(BaseException):
+            sum(range(10**5))
+    sum(range(10**12))

@@ -11,7 +11,7 @@ import pytest
 from millstream.protocol.info import JobInfo, State
 from millstream.protocol.registry import Draft
 from tests.lifecycle import program
-from tests.lifecycle.conftest import Mill, StartMill, lives
+from tests.lifecycle.conftest import PROGRAM, Mill, StartMill, lives
 from tests.support.servers import Kind
 from tests.support.waiting import wait_until
 
@@ -119,4 +119,58 @@ def test_a_crash_does_not_show_an_older_stack(mill: StartMill) -> None:
     info = handle.info()
     assert info.error is not None
     assert (info.error.stack, info.error.exit_code, info.crashes) == ("", 3, 1)
+    running.up.stop()
+
+
+@ONE_SERVER
+@pytest.mark.leaves_jobs
+@pytest.mark.parametrize("then", ["end", "crash", "hang"])
+def test_what_a_run_has_used_is_known_however_it_ended(mill: StartMill, then: str) -> None:
+    running = mill(crash_limit=1, timeout=3, kill_after=0.5)
+    program.use_cpu.enqueue(0.6, "end").result(20)  # by the same worker: it is not to be counted again
+    handle = program.use_cpu.enqueue(0.4, then)
+    wait_until(lambda: handle.status() in (State.DEAD, State.COMPLETED), 20.0, running.up.log)
+    (attempt,) = handle.info().attempts
+    assert attempt.cause == {"end": None, "crash": "crash", "hang": "timeout"}[then]
+    assert attempt.cpu_seconds is not None and 0.39 <= attempt.cpu_seconds <= 0.6
+    assert attempt.peak_rss is not None and 2**23 < attempt.peak_rss < 2**30
+    running.up.stop()
+
+
+KERNEL = """
+
+from millstream.supervisor import oom
+oom.oom_kills = lambda: int(Path("oom_kills").exists())
+
+
+@app.job
+def too_much() -> None:
+    Path("oom_kills").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.job
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@ONE_SERVER
+@pytest.mark.leaves_jobs
+def test_a_kill_by_the_kernel_is_told_apart(mill: StartMill) -> None:
+    """The counter of the control group is replaced: no memory has to be used up for this."""
+    running = mill(supervisor="preload = true", crash_limit=1)
+    running.up.stop()
+    (running.up.folder / "app_under_test.py").write_text(PROGRAM + KERNEL)
+    running.up.start()
+    causes = []
+    for name in ("killed", "too_much", "killed"):
+        handle = running.app.enqueue(name, queue="default")
+        wait_until(lambda handle=handle: handle.status() is State.DEAD, 10.0, running.up.log)  # type: ignore[misc]
+        info = handle.info()
+        assert info.error is not None
+        assert (info.error.signal, info.crashes) == ("SIGKILL", 1)
+        causes.append((info.error.cause, info.attempts[0].cause))
+    assert causes == [("crash", "crash"), ("oom", "oom"), ("crash", "crash")]
+    running.up.wait_log('"cause":"oom","signal":"SIGKILL".*worker.exited')
     running.up.stop()

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
+from itertools import accumulate
 
 import psutil
 import pytest
@@ -21,9 +22,12 @@ pytestmark = pytest.mark.parametrize("server", [Kind.VALKEY], indirect=True, ids
 
 def test_workers_are_recycled_without_losing_a_job(mill: StartMill) -> None:
     running = mill(processes=2, max_jobs=100)
-    running.app.enqueue_many(program.noop.job(number) for number in range(1500))
-    wait_until(lambda: running.counters().get("completed") == 1500, 20.0, running.up.log)
-    assert Counter(running.lines("noop")) == Counter(f"noop {number}" for number in range(1500))
+    sent, end = 0, time.monotonic() + 30
+    while running.count("worker_start") < 6 and time.monotonic() < end:  # one is replaced while the other one works
+        running.app.enqueue_many(program.noop.job(number) for number in range(sent, sent + 300))
+        sent += 300
+        wait_until(lambda: running.counters().get("completed") == sent, 20.0, running.up.log)  # noqa: B023
+    assert Counter(running.lines("noop")) == Counter(f"noop {number}" for number in range(sent))
     assert running.count("worker_start") >= 6
     assert running.count("worker_stop") >= running.count("worker_start") - 2, "each ended in good order"
     assert not {"stale", "recovered", "crash"} & set(running.counters())
@@ -84,3 +88,18 @@ def test_a_start_hook_that_fails_ends_the_start(mill: StartMill) -> None:
     running.up.start(wait=False)
     assert running.up.wait(20.0) == 78
     assert "the on_worker_start hook broken failed: OSError: no model" in running.up.output()
+
+
+@pytest.mark.parametrize("worn", [{"max_jobs": 20}, {"max_age": 1}, {"max_rss": '"10MiB"'}], ids=str)
+def test_never_two_thirds_of_a_group_are_replaced_at_once(mill: StartMill, worn: dict[str, object]) -> None:
+    """All six are worn out at about the same time, again and again."""
+    running = mill(processes=6, **worn)
+    running.app.enqueue_many(program.nap.job(str(number), 0.01) for number in range(1500))
+    wait_until(lambda: running.counters().get("completed") == 1500, 60.0, running.up.log)
+    wait_until(lambda: running.count("worker_start") >= 12, 20.0, running.up.log)
+    changes = [line.split()[0] for line in running.lines() if line.startswith("worker_")]
+    assert changes[:6] == ["worker_start"] * 6
+    alive = list(accumulate(1 if change == "worker_start" else -1 for change in changes))
+    assert min(alive[6:]) >= 4, "at most a third is away"
+    assert "degraded" not in running.up.log()
+    running.up.stop()

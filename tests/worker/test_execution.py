@@ -38,7 +38,7 @@ class Bench:
         self.board = Scoreboard.create(1)
         self.record = self.board.records[0]
         self.signals = Signals(self.record)
-        self.execution = Execution("host:g/0", self.signals)
+        self.execution = Execution("host:g/0", self.signals, self.record.words)
 
     def run(self, function: Callable[..., Any], *args: Any, attempt: int = 0, **options: Any) -> Outcome | None:
         """Run a function as a job that has been counted `attempt` times before."""

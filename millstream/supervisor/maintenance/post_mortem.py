@@ -49,7 +49,7 @@ def _counted(record: Record, group: GroupPlan, plan: Plan, ending: Ending, ref: 
 def _crashed(record: Record, group: GroupPlan, plan: Plan, ending: Ending, ref: str) -> Outcome:
     """A crash has its own count: again at once, then 10 s later, then 20 s …, then dead."""
     crashes = record.words[Word.CRASHES] + 1
-    cause = "exit" if ending.signal is None else "crash"
+    cause = "exit" if ending.signal is None else ending.cause
     row = _row(record, group, plan, ending, cause, counted=0)
     if crashes >= group.crash_limit:
         return Outcome(ref, record.job_id, Kind.CRASHED, 0, row)
@@ -67,6 +67,8 @@ def _row(record: Record, group: GroupPlan, plan: Plan, ending: Ending, cause: st
         "c": cause,
         "s": words[Word.RUN_STARTED_AT],
         "d": round(max(0, words[Word.REAPED] - words[Word.STARTED]) / 1e9, 3),
+        "u": round(max(0, words[Word.CPU_USED] - words[Word.CPU_BEFORE] - words[Word.CHILD_CPU]) / 1e9, 6),
+        "m": words[Word.PEAK_RSS],
         "e": {
             "type": "WorkerDied",
             "message": _message(ending, cause),
@@ -95,6 +97,8 @@ def _message(ending: Ending, cause: str) -> str:
             return "the job did not end within its time limit and was killed"
         case "memory":
             return "the job used more memory than its group's memory_limit and was killed"
+        case "oom":
+            return "the kernel killed the worker process for want of memory while it ran the job"
         case "cancelled":
             return "the job was cancelled and its worker killed"
         case "exit":

@@ -7,18 +7,17 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-CGROUP_ROOT = Path("/sys/fs/cgroup")
-OWN_CGROUPS = Path("/proc/self/cgroup")
+from millstream.supervisor.cgroups import OWN, ROOT, own_groups
 
 
-def cpus(root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> int:
+def cpus(root: Path = ROOT, own: Path = OWN) -> int:
     """Usable CPUs, at least 1: min(affinity, quota rounded up)."""
     quota = cpu_quota(root, own)
     usable = _affinity()
     return max(1, usable if quota is None else min(usable, math.ceil(quota)))
 
 
-def cpu_quota(root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> float | None:
+def cpu_quota(root: Path = ROOT, own: Path = OWN) -> float | None:
     """CPUs that the control groups allow (1.5 is one and a half), or None without a limit."""
     limits = [limit for folder in _folders(root, own) for limit in (_limit(folder),) if limit is not None]
     return min(limits, default=None)
@@ -31,18 +30,10 @@ def _affinity() -> int:
 
 
 def _folders(root: Path, own: Path) -> Iterator[Path]:
-    # A limit on any level binds, so each group is followed up to the root. Inside a container the path in
-    # /proc may be the host's and not exist here: then the root of the mount is the container's own group.
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
+    # A limit on any level binds, so each group is followed up to the root.
+    for controllers, path in own_groups("cpu", own):
         top = _mount(root, controllers)
-        group = top / path.lstrip("/")
+        group = top / path
         yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(top))
 
 

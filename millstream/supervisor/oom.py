@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from millstream.supervisor.cpus import CGROUP_ROOT, OWN_CGROUPS
+from millstream.supervisor.cgroups import OWN, ROOT, own_groups
 
 INTERVAL = 1.0
 """Seconds between two looks at the counter where nobody dies."""
@@ -36,24 +36,15 @@ class OomKills:
         return True
 
 
-def oom_kills(root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> int:
+def oom_kills(root: Path = ROOT, own: Path = OWN) -> int:
     """The counter of our control group since it was made; 0 where there is none."""
     return next((count for file in _files(root, own) if (count := _count(file)) is not None), 0)
 
 
 def _files(root: Path, own: Path) -> Iterator[Path]:
-    # Inside a container the path in /proc may be the host's: then the root of the mount is the container's own group.
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            yield from (root / path.lstrip("/") / "memory.events", root / "memory.events")
-        elif "memory" in controllers.split(","):  # version 1
-            top = root / "memory"
-            yield from (top / path.lstrip("/") / "memory.oom_control", top / "memory.oom_control")
+    for controllers, path in own_groups("memory", own):
+        top, name = (root / "memory", "memory.oom_control") if controllers else (root, "memory.events")
+        yield from (top / path / name, top / name)
 
 
 def _count(file: Path) -> int | None:

@@ -170,8 +170,8 @@ MUTANTS = (
     Mutant(
         "hard-limit-not-enforced",
         "supervisor/deadlines.py",
-        "    if late >= 0:",
-        "    if late >= 3600:",
+        "    if now >= hard:",
+        "    if now >= hard + 3600:",
         "stuck-jobs",
     ),
     Mutant(

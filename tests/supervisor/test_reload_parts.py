@@ -269,9 +269,12 @@ plan = plan_of(TOML, Path.cwd())
 plan = dataclasses.replace(plan, identity=dataclasses.replace(plan.identity, lock=os.open(".", os.O_RDONLY)))
 own = child.Reload(Launch(("/nowhere/python",), os.getcwd(), {}), Notifier(), lambda: None)
 own.accepted = handover.as_written(plan)
+left_open = os.dup(1)
+os.set_inheritable(left_open, True)  # as a library may
 before = len(os.listdir("/dev/fd"))
 own.become_successor(dataclasses.replace(left(plan, board), workers=(), folder=None))
 assert len(os.listdir("/dev/fd")) == before
+assert not os.get_inheritable(left_open), "it would pile up with each reload"
 assert not os.get_inheritable(board.descriptor) and not os.get_inheritable(plan.identity.lock)
 assert own.idle
 """

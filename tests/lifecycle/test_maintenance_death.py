@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -55,4 +56,22 @@ def test_leases_of_a_job_longer_than_the_lease_are_renewed(mill: StartMill) -> N
     program.busy.enqueue("gil", 2 * 10**8)
     running.wait_for("end", "gil", timeout=60.0)
     assert running.count("start", "gil") == 1
+    running.up.stop()
+
+
+def test_what_a_dead_worker_got_late_is_found_by_the_next_maintenance(mill: StartMill) -> None:
+    """The one before meant to look at that consumer again; it is long before the lease is over."""
+    running = mill()
+    running.up.send(signal.SIGTSTP)
+    running.up.wait_log("SIGTSTP")
+    handle = program.add.enqueue(1)
+    (host,) = json.loads(running.up.command("ps", "--json").stdout)
+    stream = running.app.queue_keys("default").stream("normal")
+    dead = f"{host['instance']}:default/9:99"
+    running.app.client.execute("XREADGROUP", "GROUP", "millstream", dead, "COUNT", 1, "STREAMS", stream, ">")
+    old = running.up.maintenance()
+    os.kill(old or 0, signal.SIGKILL)
+    wait_until(lambda: _replaced(running, old or 0), 5.0)
+    running.up.send(signal.SIGCONT)
+    assert handle.result(15) == 3
     running.up.stop()

@@ -50,6 +50,7 @@ class Signals:
 
     def ignore(self) -> None:
         """Hear no more: the interpreter, while it ends, would let a signal with a handler kill it."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)  # whatever becomes of the handlers
         for number in HANDLED:
             signal.signal(number, signal.SIG_IGN)
 

@@ -24,11 +24,17 @@ HANDLED = (
 
 _ALL = {*HANDLED, signal.SIGCHLD}
 
+Mask = set[int | signal.Signals]
+"""Which signals are blocked."""
+
 
 class Signals:
-    """A queue of what arrived, and a pipe that wakes the loop."""
+    """What arrived, in order, and a pipe that wakes the loop. A signal that comes again before it was taken is one."""
 
     def __init__(self) -> None:
+        # The handler is this dict's own method, in C: one in Python could be interrupted by the next signal before it
+        # returns, and a storm of signals would nest until the stack is full.
+        self._noted: dict[int, FrameType | None] = {}
         self._arrived: deque[signal.Signals] = deque()
         self._wakeup, self._write_end = os.pipe()
         os.set_blocking(self._wakeup, False)
@@ -37,15 +43,18 @@ class Signals:
     def install(self) -> None:
         """Install the handlers; SIGCHLD has one too, so that a death wakes the loop."""
         signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
-        for number in HANDLED:
-            signal.signal(number, self._note)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        for number in _ALL:
+            signal.signal(number, self._noted.__setitem__)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL)  # after a reload they are blocked, so that none gets lost
 
     @property
     def arrived(self) -> bool:
         """Whether one was not taken yet."""
+        for number in list(self._noted):
+            del self._noted[number]
+            if number in HANDLED:
+                self._arrived.append(signal.Signals(number))
         return bool(self._arrived)
 
     def ignore(self) -> None:
@@ -56,24 +65,19 @@ class Signals:
 
     def next(self) -> signal.Signals | None:
         """The signal that arrived first and was not taken yet."""
-        return self._arrived.popleft() if self._arrived else None
+        return self._arrived.popleft() if self.arrived else None
 
     def sleep(self, seconds: float) -> None:
         """Sleep until a signal arrives, at most this long."""
         select.select([self._wakeup], [], [], max(0.0, seconds))
         with contextlib.suppress(BlockingIOError):
-            while os.read(self._wakeup, 512):
-                pass
+            os.read(self._wakeup, 65536)
 
     def close_in_child(self) -> None:
         """Let go of what a forked child must not share with us."""
         signal.set_wakeup_fd(-1)
         os.close(self._wakeup)
         os.close(self._write_end)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if len(self._arrived) < 1000:
-            self._arrived.append(signal.Signals(number))
 
 
 def ignore_in_child() -> None:
@@ -85,12 +89,12 @@ def ignore_in_child() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def block() -> set[signal.Signals]:
+def block() -> Mask:
     """Block all handled signals around a fork, so that none runs the parent's handler in the child."""
-    return signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)  # type: ignore[return-value]
+    return signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
 
 
-def unblock(before: set[signal.Signals]) -> None:
+def unblock(before: Mask) -> None:
     """Undo :func:`block`."""
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -189,7 +189,8 @@ class Fetcher:
             self._joined, self._uncertain = False, True
             raise
         except MillstreamError:
-            self._uncertain = self._resent = True
+            self._uncertain = True
+            self._resent |= any(call.script.name == "settle" for call in calls)
             raise
         self._failures = 0
         self._record.words[Word.LAST_FETCH] = time.monotonic_ns()

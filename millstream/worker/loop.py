@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 import time
@@ -101,7 +102,7 @@ class Worker:
                 return self._fetcher.doubt()
             if not self._run_next(batch):
                 break
-        sys.stdout.flush()  # what handlers printed without an end of line
+        _show_prints()
         self._fetcher.learn(delivery.queue, batch.next, batch.seconds)
         if batch.next < len(refs):
             # What was revoked goes back from here too: maintenance may not have come to it before we move on.
@@ -265,3 +266,9 @@ class Worker:
                 self._fetcher.back_off()
         self._execution.close()
         self._fetcher.close()
+
+
+def _show_prints() -> None:
+    """Show what handlers printed without an end of line. Where nobody takes it any more, that is no fault of a job."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # full or broken, closed, or never there
+        sys.stdout.flush()

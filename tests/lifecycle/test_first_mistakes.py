@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from millstream import Millstream
-from tests.support.servers import Kind
+from tests.support.servers import Kind, Server
 from tests.support.supervised import ROOT, Supervised
 from tests.support.waiting import wait_until
 
 APP = """
+import contextlib
 import os
 import time
 from millstream import Millstream, RetryLater
@@ -29,7 +30,8 @@ def says(text: str) -> None:
 
 @app.job
 def dots() -> None:
-    print("dots...", end="")
+    with contextlib.suppress(OSError):
+        print("dots...", end="")
 
 @app.job(retry=1)
 def later() -> None:
@@ -55,6 +57,28 @@ def test_a_print_without_an_end_is_seen_when_the_job_ends(supervise: Callable[..
     app.enqueue("dots", queue="default").result(10)
     wait_until(lambda: "dots..." in up.output(), 10, up.output)
     up.stop()
+
+
+def test_prints_that_nobody_takes_end_no_worker(server: Server, prefix: str, tmp_path: Path) -> None:
+    """The disk of its output is full."""
+    (tmp_path / "app_under_test.py").write_text(APP)
+    buffered = {"PYTHONUNBUFFERED": "", "PYTHONPATH": str(ROOT)}
+    environ = {**os.environ, **buffered, "MILLSTREAM_PREFIX": prefix, "MILLSTREAM_WEB__BIND": "off"}
+    command = [sys.executable, "-m", "millstream", "--redis-url", server.url, "--app", "app_under_test:app"]
+    app = Millstream(redis_url=server.url, prefix=prefix)
+    with Path("/dev/full").open("w") as full, (tmp_path / "log").open("w") as log:
+        up = subprocess.Popen([*command, "up", "--processes", "1"], cwd=tmp_path, env=environ, stdout=full, stderr=log)
+    try:
+        for _ in range(3):
+            app.enqueue("dots", queue="default").result(20)
+        up.terminate()
+        assert up.wait(30) == 0
+    finally:
+        up.kill()
+        up.wait()
+    text = (tmp_path / "log").read_text()
+    assert text.count('"worker.started"') == 1, text
+    app.client.close()
 
 
 @pytest.mark.leaves_jobs

@@ -40,6 +40,6 @@ class Facts:
             if seen != self._seen:
                 self._snapshot = Snapshot(**orjson.loads(self._path.read_bytes()))
                 self._seen = seen
-        except OSError:
+        except (OSError, ValueError, TypeError):  # not there yet; or of another version, which is about to replace it
             pass
         return self._snapshot

@@ -23,13 +23,28 @@ def served_at(name: str, url: str, prefix: str) -> str:
 
 
 def serves_another(address: str, name: str, url: str, prefix: str) -> bool:
-    """Whether a supervisor of this user serves there that is not the one of this name, server and prefix."""
+    """Whether a live supervisor of this user serves there that is not the one of this name, server and prefix."""
     own = runtime_path(name, url, prefix, "web")
-    for link in runtime_folder().glob("*.web"):
-        with contextlib.suppress(OSError):
-            if link != own and (link / ADDRESS).read_text() == address:
-                return True
-    return False
+    if _serves(own, address):
+        return False
+    return any(_serves(link, address) for link in runtime_folder().glob("*.web"))
+
+
+def _serves(link: Path, address: str) -> bool:
+    """Whether the folder behind a link names this address, and its supervisor lives: then the folder is locked."""
+    try:
+        if (link / ADDRESS).read_text() != address:
+            return False
+        folder = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(folder)
 
 
 class MetricsFolder:

@@ -8,9 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from millstream.supervisor.identity import runtime_folder
+from millstream.supervisor.web.folder import ADDRESS, serves_another
 from tests.supervisor.web.conftest import Mill, StartMill
 from tests.support.servers import Kind, StartServer
 from tests.support.waiting import stays, wait_until
@@ -69,6 +72,28 @@ def test_another_projects_supervisor_does_not_answer_for_ours(mill: StartMill) -
     assert done.returncode == 69
     assert f"what answers at {address} is the supervisor of another project" in done.stderr
     running.up.stop()
+
+
+def test_what_a_killed_supervisor_left_does_not_speak_for_ours(
+    mill: StartMill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was another project's, had the same address, and was killed before it could remove its folder."""
+    running = mill()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", running.up.environment["XDG_RUNTIME_DIR"])
+    wait_for(running, "/readyz", 200)
+    left = tmp_path / "metrics-left"
+    left.mkdir()
+    (left / ADDRESS).write_text(running.address)
+    link = runtime_folder() / "left.web"
+    link.symlink_to(left)
+    try:
+        done = running.up.command("healthcheck")
+    finally:
+        link.unlink()
+    assert (done.returncode, done.stdout) == (0, "status  ok\n"), done.stderr
+    assert serves_another(running.address, "other", "redis://elsewhere", "ms:")
+    running.up.stop()
+    assert not serves_another(running.address, "other", "redis://elsewhere", "ms:")
 
 
 def test_a_drain_is_unready_but_healthy(mill: StartMill) -> None:

@@ -6,15 +6,18 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 import orjson
 import structlog
 from setproctitle import setproctitle
 
 from millstream.protocol import transitions
-from millstream.protocol.errors import ConfigError, NameTaken
+from millstream.protocol.connection import AccessDenied
+from millstream.protocol.errors import ConfigError, NameTaken, Unavailable
 from millstream.protocol.keys import Keys
 from millstream.protocol.link import Link
 from millstream.supervisor import application, embedded, logs
@@ -29,6 +32,11 @@ from millstream.supervisor.reload.relaunch import Launch
 from millstream.supervisor.web.folder import MetricsFolder
 
 log = structlog.get_logger("millstream.supervisor")
+
+T = TypeVar("T")
+
+PATIENCE = 2.0
+"""Seconds for which a start tries again to reach Redis."""
 
 
 def run(settings: Settings, *, burst: bool = False, launch: Launch | None = None) -> int:
@@ -100,16 +108,19 @@ def _claim(settings: Settings, queues: tuple[str, ...], folder: MetricsFolder | 
     """Check the server and claim our name on it; the connection is closed before anything is forked."""
     location = settings.location
     link = Link(location.url, timeout=5.0, connect_timeout=2.0)
+    until = time.monotonic() + PATIENCE
     try:
-        check_server(link, Keys(location.prefix))
+        _patiently(lambda: check_server(link, Keys(location.prefix)), until)
         own = identify(settings.supervisor.name, location.url, location.prefix)
-        gone = _gone(link, Keys(location.prefix), own)
+        # Asked once: after a claim whose reply was lost, the holder of the name is ourselves.
+        gone = _patiently(lambda: _gone(link, Keys(location.prefix), own), until)
         if folder is not None:
             folder.succeed(runtime_path(own.name, location.url, location.prefix, "web"))
         plan = make_plan(settings, own, gone, queues, burst=burst, metrics=str(folder or ""))
         check_queues(plan, queues)
         beat = orjson.dumps({**identity_of(plan), "pid": os.getpid(), "state": "starting", "groups": {}, "workers": []})
-        holder = link.run(transitions.host(plan.keys, own.name, own.instance, "claim", beat, gone))
+        claim = transitions.host(plan.keys, own.name, own.instance, "claim", beat, gone)
+        holder = _patiently(lambda: link.run(claim), until)
         if holder:
             where = json.loads(holder)
             raise NameTaken(
@@ -119,6 +130,19 @@ def _claim(settings: Settings, queues: tuple[str, ...], folder: MetricsFolder | 
         return plan
     finally:
         link.close()
+
+
+def _patiently(step: Callable[[], T], until: float) -> T:
+    """Take a step that may be repeated, again while Redis cannot be reached: it may be starting as we are."""
+    while True:
+        try:
+            return step()
+        except AccessDenied:
+            raise
+        except Unavailable:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.1)
 
 
 def _gone(link: Link, keys: Keys, own: Identity) -> str:

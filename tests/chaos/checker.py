@@ -19,7 +19,7 @@ COUNT_SLACK = 1_000_000_000  # ns: until a crash is counted, at most, while its 
 SETTLE_SLACK = 200_000_000  # ns: between the end of a run and its settle, at most, while the server is there
 NOTICE_SLACK = 1_000_000_000  # ns: until a worker hears, with the next renewal, that its batch is no longer its own
 FINAL = ("completed", "dead")
-KILLED = ("stuck", "glutton")  # kinds of jobs that are killed for taking too long, or too much memory: attempts
+KILLED = ("stuck", "hung", "glutton")  # kinds of jobs that are killed for taking too long, or too much memory: attempts
 DEADLY = ("poison", *KILLED)  # kinds of jobs whose process dies
 DOOMED = ("poison", "failing", "garbage", *KILLED)  # kinds of jobs that never complete
 

@@ -89,10 +89,11 @@ BRIEFLY = Retry(attempts=KILLED_ATTEMPTS, backoff="constant", delay=0.1, jitter=
 
 
 @app.job(queue=QUEUE, timeout=STUCK_AFTER, retry=BRIEFLY)
-def stuck() -> None:
-    """Ignore every interruption, with a process of its own that has left the handler's sight."""
+def stuck(children: bool = True) -> None:
+    """Ignore every interruption, with processes of its own that have left the handler's sight."""
     with witnessed():
-        subprocess.Popen(["sh", "-c", f"{' '.join(CHILD)} & {' '.join(CHILD)}"])
+        if children:
+            subprocess.Popen(["sh", "-c", f"{' '.join(CHILD)} & {' '.join(CHILD)}"])
         while True:
             with contextlib.suppress(BaseException):
                 time.sleep(10)

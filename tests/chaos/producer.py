@@ -34,6 +34,8 @@ def call_of(kind: str, rng: random.Random) -> tuple[Any, tuple[object, ...]]:
         return jobs.flaky, (jobs.ATTEMPTS,)
     if kind == "poison":
         return jobs.poison, (rng.choice(["exit", "signal", "oom"]),)
+    if kind == "hung":
+        return jobs.stuck, (False,)
     if kind in ("stuck", "glutton", "newcomer"):
         return getattr(jobs, kind), ()
     return jobs.quick, ()

@@ -73,7 +73,7 @@ def _facts(history: History, world: World) -> dict[str, int]:
         "killed": len(history.killed),
         "stopped": world.damage.stops,
         "taken": len(history.taken),
-        "replies lost": world.proxy.lost,
+        "replies lost": sum(proxy.lost for proxy in world.proxies.values()),
         "stale": history.counters.get("stale", 0),
         "recovered": history.counters.get("recovered", 0),
     }

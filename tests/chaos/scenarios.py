@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.chaos.faults import USUAL, jobs, network, processes, server
+from tests.chaos.faults.jobs import KILL_AFTER
 from tests.chaos.world import Scenario, World
 from tests.support import network_namespace
 from tests.support.servers import Options
@@ -42,20 +43,24 @@ MIXED = (
     processes.stop_host,
     processes.stop_and_start,
     processes.stop_at_once_and_start,
+    processes.reload_host,
+    processes.resize,
+    network.silence,
     server.restart_server,
+    server.restart_server_meanwhile,
     server.refuse_for_a_moment,
     server.forget_scripts,
 )
 
 
 def everything(world: World) -> None:
-    """All of these faults in random order, on two hosts, with replies lost all the time."""
-    world.start_host("a")
-    world.start_host("b")
-    world.start_producer(*USUAL * 8, "poison", pace=0.02)
+    """All of these faults in random order, on three hosts, with replies lost all the time, and jobs that do harm."""
+    for name in "abc":
+        world.start_host(name, own_proxy=True, group=f'memory_limit = "250MiB"\nkill_after = {KILL_AFTER}')
+    world.start_producer(*(*USUAL, *["quick"] * 8) * 40, "poison", "hung", "glutton", "long", pace=0.004)
     for _ in world.steps(0.2, 0.6):
         network.lose_reply(world)
-        fault, host = world.rng.choice(MIXED), world.hosts[world.rng.choice("ab")]
+        fault, host = world.rng.choice(MIXED), world.hosts[world.rng.choice("abc")]
         world.note(fault.__name__, host)
         fault(world, host)
 
@@ -63,6 +68,7 @@ def everything(world: World) -> None:
 SCENARIOS = {
     "kill-workers": Named(processes.kill_workers),
     "stop-workers": Named(processes.stop_workers),
+    "reload": Named(processes.reload_hosts),
     "kill-supervisor": Named(processes.kill_supervisor),
     "stop-supervisor": Named(processes.stop_supervisors),
     "kill-maintenance": Named(processes.kill_maintenances),

@@ -67,6 +67,7 @@ class World:
         self.hosts: dict[str, Supervised] = {}
         self.contradictions: list[str] = []
         self.environment: dict[str, str] = {}  # of the host that cleans up
+        self.proxies: dict[str, Proxy] = {}  # by the host whose own it is; of all others: ""
         self._judges: list[Callable[[World], list[str]]] = []
         self._number = 0
         self._seconds = seconds
@@ -80,7 +81,7 @@ class World:
 
     def __enter__(self) -> World:
         self._stack.enter_context(self.server)
-        self.proxy = self.open(Proxy(self.address))
+        self.proxy = self._new_proxy("")
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -96,6 +97,10 @@ class World:
     def open(self, resource: contextlib.AbstractContextManager[T]) -> T:
         """Enter something that is closed with the world."""
         return self._stack.enter_context(resource)
+
+    def _new_proxy(self, owner: str) -> Proxy:
+        self.proxies[owner] = self.open(Proxy(self.address))
+        return self.proxies[owner]
 
     @property
     def address(self) -> str | tuple[str, int]:
@@ -117,7 +122,7 @@ class World:
     def start_host(self, name: str, *, wait: bool = True, **options: Any) -> Supervised:
         """Start a supervisor with two workers, or start a stopped one again.
 
-        Options: `url`, `processes`, `group` (lines of its table), `env`, `launcher`.
+        Options: `url`, `own_proxy`, `processes`, `group` (lines of its table), `env`, `launcher`.
         """
         if name not in self.hosts:
             self.hosts[name] = self._new_host(name, **options)
@@ -128,17 +133,19 @@ class World:
         name: str,
         *,
         url: str = "",
+        own_proxy: bool = False,
         processes: int = 2,
         group: str = "",
         env: dict[str, str] | None = None,
         launcher: tuple[str, ...] = (),
     ) -> Supervised:
+        url = url or (self._new_proxy(name).url if own_proxy else self.url)
         toml = TOML.format(name=name, lease=LEASE, drain=DRAIN, processes=processes, group=group)
         return Supervised(
             self.folder / name,
             APP,
             toml,
-            redis_url=url or self.url,
+            redis_url=url,
             prefix=reading.PREFIX,
             env={evidence.VARIABLE: str(self.evidence), **(env or {})},
             launcher=launcher,
@@ -229,7 +236,8 @@ class World:
     def drain(self, timeout: float = 45.0) -> None:
         """Heal everything, run what is stored, stop every host cleanly, and have the rest cleaned up."""
         self.stop_producer()
-        self.proxy.resume()
+        for proxy in self.proxies.values():
+            proxy.resume()
         for name, host in self.hosts.items():
             if not host.running:
                 self.start_host(name)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
+import redis
 
 from millstream.protocol.app import Millstream
 from millstream.protocol.errors import Unavailable
@@ -43,6 +45,23 @@ def mill_on(supervise: Callable[..., Supervised], prefix: str, tmp_path: object)
 
     yield start
     program.app.client.close()
+
+
+@contextlib.contextmanager
+def busy_with_a_script(server: Server) -> Iterator[None]:
+    """The server runs a script without an end, and answers everything else with an error."""
+
+    def run() -> None:
+        with contextlib.suppress(redis.RedisError), server.client() as client:
+            client.eval("while true do end", 0)
+
+    with server.client() as client:
+        client.config_set("busy-reply-threshold", 10)
+        hog = threading.Thread(target=run)
+        hog.start()
+        yield
+        client.execute_command("SCRIPT", "KILL")
+    hog.join(10)
 
 
 class Producer(threading.Thread):
@@ -135,6 +154,27 @@ def test_a_server_that_hangs_kills_nobody(start_server: StartServer, mill_on: St
     assert sorted(process.pid for process in running.up.tree()) == children
     assert running.count("start", "nap") == 1
     running.up.stop()
+
+
+@ONE_FIXTURE
+def test_a_server_that_is_busy_for_a_lease_gives_no_job_away(start_server: StartServer, mill_on: StartOn) -> None:
+    """Its clock goes on while nobody can renew: whoever looks for expired leases must know."""
+    server = start_server()
+    busy = mill_on(server, supervisor='name = "a"\nlease = 2')
+    handle = program.until.enqueue("job", "go")
+    busy.wait_for("start", "job")
+    idle = mill_on(server, supervisor='name = "b"\nlease = 2')
+    for _ in range(3):
+        time.sleep(2.0)  # the time that owners were given before is over
+        with busy_with_a_script(server):
+            time.sleep(2.2)  # the outage itself
+        wait_until(lambda: program.add.enqueue(1).result(10) == 3, 10.0)
+    busy.touch("go")
+    assert handle.result(10) == "job"
+    assert "recovered" not in busy.counters()
+    assert busy.count("start", "job") + idle.count("start", "job") == 1
+    busy.up.stop()
+    idle.up.stop()
 
 
 @ONE_FIXTURE

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import redis as redis_py
 
+from tests.support.proxy import Proxy
 from tests.support.servers import StartServer
 from tests.support.supervised import ROOT, Supervised
 
@@ -102,6 +103,16 @@ def test_no_server(project: Path) -> None:
     assert code == 69
     assert "millstream: Redis at redis://:***@127.0.0.1:1/0 cannot be reached" in err
     assert "secret" not in err
+
+
+def test_lost_replies_at_the_start(project: Path, start_server: StartServer) -> None:
+    """One of each step is lost, that to the claim of the name after it was made: it starts nevertheless."""
+    server = start_server(tcp=True)
+    with Proxy(("127.0.0.1", server.port)) as proxy:
+        lost = [proxy.drop_reply(command) for command in (b"COMMAND", b"HGET", b"EVALSHA")]
+        with Supervised(project / "up", APP, redis_url=proxy.url, env={"XDG_RUNTIME_DIR": str(project)}) as up:
+            up.stop()
+        assert [loss.lost for loss in lost] == [1, 1, 1]
 
 
 def test_a_wrong_password(project: Path, start_server: StartServer) -> None:

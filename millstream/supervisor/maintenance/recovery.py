@@ -19,6 +19,10 @@ log = structlog.get_logger("millstream.maintenance")
 
 CAUSE = "lease_expired"
 
+FIRST_LOOK = 1.5
+"""Seconds after our start in which nothing is taken from the living: Redis may have been away just before, and those
+that could not renew try again within a second of its return."""
+
 ROW = orjson.dumps(
     {
         "c": CAUSE,
@@ -40,9 +44,9 @@ class Recovery:
         self._link = link
         self._counts = counts
         self._cursors: dict[tuple[str, str], str] = {}
-        self._from = 0.0  # before this moment owners get time to renew first
+        self._from = time.monotonic() + min(plan.lease, FIRST_LOOK)  # owners get time to renew before this moment
         self._clock: float | None = None  # the server's clock (s) minus ours, at the last sweep
-        self._swept = 0.0
+        self._swept = 0.0  # when the server was last seen to answer
 
     @property
     def interval(self) -> float:
@@ -68,6 +72,7 @@ class Recovery:
             for keys in self._plan.queue_keys
             for stream in STREAMS
         ]
+        self._swept = time.monotonic()
         return any(steps)
 
     def _must_wait(self, server: float) -> bool:
@@ -77,7 +82,9 @@ class Recovery:
             held_up = self._server_uptime() < self._plan.lease
         else:
             jumped = abs(server - now - self._clock) > self._plan.lease / 8
-            held_up = jumped or now - self._swept > max(5.0, self._plan.lease / 4)
+            # A server that is busy may answer nobody, and not even end our blocked read: we only see that time is
+            # missing. Owners renew every quarter of a lease; half of one is what they can miss.
+            held_up = jumped or now - self._swept > self._plan.lease / 2
         self._clock, self._swept = server - now, now
         if held_up:
             self.hold_off()

@@ -28,7 +28,8 @@ def lose_replies(world: World) -> None:
 
 def lose_reply(world: World) -> None:
     """One reply is lost; some connections end with that, some hang."""
-    world.proxy.drop_reply(_is_call, hang=world.rng.random() < 0.03)
+    proxy = world.rng.choice(list(world.proxies.values()))
+    proxy.drop_reply(_is_call, hang=world.rng.random() < 0.03)
 
 
 def _is_call(request: bytes) -> bool:
@@ -38,16 +39,21 @@ def _is_call(request: bytes) -> bool:
 
 def silent_connections(world: World) -> None:
     """One host's connections carry nothing in either direction for a while, and stay open: the other takes over."""
-    proxy = world.open(Proxy(world.address))
-    host = world.start_host("a", url=proxy.url)
+    host = world.start_host("a", own_proxy=True)
     world.start_host("b")
     world.start_producer(*CALM, "slow", pace=0.05)
     for _ in world.steps(0.5, 1.0):
-        with world.damage.out_of_touch(host):
-            proxy.blackhole()
-            time.sleep(world.rng.uniform(0.5, 2.0) * LEASE)
-            proxy.resume()
-            _wait_in_touch(world, host)
+        silence(world, host)
+
+
+def silence(world: World, host: Supervised) -> None:
+    """The connections of a host that has a proxy of its own carry nothing for a while."""
+    proxy = world.proxies[host.folder.name]
+    with world.damage.out_of_touch(host):
+        proxy.blackhole()
+        time.sleep(world.rng.uniform(0.5, 2.0) * LEASE)
+        proxy.resume()
+        _wait_in_touch(world, host)
 
 
 def partitioned_host(world: World) -> None:

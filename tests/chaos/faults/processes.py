@@ -15,6 +15,7 @@ from tests.chaos.world import DRAIN, World
 from tests.support.supervised import Supervised
 from tests.support.waiting import wait_until
 
+RELOADED = 15.0  # s until the workers of before are gone: the longest job that they may be in takes 4 s
 SILENT = 2.0  # s without a tick of the supervisor after which its leases are not renewed
 
 
@@ -221,6 +222,38 @@ def _stop_while_it_starts(world: World, host: Supervised) -> None:
     code = host.wait(DRAIN + 2.0)
     assert code in (0, -signal.SIGTERM), f"exit {code}:\n{host.output()}"
     restart(host)
+
+
+def reload_hosts(world: World) -> None:
+    """HUP again and again, some with a worker killed meanwhile: the same pid, nothing runs twice, nothing waits."""
+    world.at_the_end(nothing_recovered)
+    host = world.start_host("a")
+    world.start_producer(*USUAL * 8, "long", pace=0.05)
+    for _ in world.steps(0.1, 0.8):
+        reload_host(world, host)
+
+
+def reload_host(world: World, host: Supervised) -> None:
+    """HUP, and see every worker replaced: old ones end with the run that they are in."""
+    before = wait_until(host.workers, 5.0, "a worker")
+    host.send(signal.SIGHUP)
+    if world.rng.random() < 0.3:
+        time.sleep(world.rng.uniform(0.0, 2.0))
+        world.damage.kill(world.rng.choice(host.workers()))
+
+    def renewed() -> bool:
+        workers = host.workers()
+        return len(workers) == 2 and not set(workers) & set(before)
+
+    wait_until(renewed, RELOADED, lambda: f"two new workers, not {host.workers()} after {before}:\n{host.output()}")
+
+
+def resize(_world: World, host: Supervised) -> None:
+    """TTIN and TTOU: a worker more, and one fewer."""
+    host.send(signal.SIGTTIN)
+    wait_until(lambda: len(host.workers()) == 3, 5.0, "one worker more")
+    host.send(signal.SIGTTOU)
+    wait_until(lambda: len(host.workers()) == 2, RELOADED, "one worker fewer")
 
 
 def boot_crashes(world: World) -> None:

@@ -14,6 +14,7 @@ from millstream.protocol.connection import Refused
 from tests.chaos import reading
 from tests.chaos.damage import LEASE
 from tests.chaos.faults import CALM, USUAL
+from tests.chaos.faults.processes import kill_maintenance, kill_worker, stop_maintenance
 from tests.chaos.world import World
 from tests.support.servers import Options, Server
 from tests.support.supervised import Supervised
@@ -37,6 +38,14 @@ def restart_server(world: World, _host: Supervised) -> None:
     """It is away for a moment; with an AOF that is always written it forgets nothing."""
     world.rng.choice([world.server.stop, world.server.kill9])()
     time.sleep(world.rng.uniform(0.1, 2.0))
+    world.server.start()
+    world.wait_for_work()
+
+
+def restart_server_meanwhile(world: World, host: Supervised) -> None:
+    """The server is away while a process of a host is killed or stopped, and replaced."""
+    world.server.kill9()
+    world.rng.choice([kill_worker, kill_maintenance, stop_maintenance])(world, host)
     world.server.start()
     world.wait_for_work()
 

@@ -122,7 +122,7 @@ def job_info(queue: str, job_id: str, facts: Inspected) -> JobInfo:
         attempt=attempt,
         max_attempts=last.get("x") or ended.get("x") or envelope.get("o", {}).get("attempts"),
         crashes=_crashes(state, counters, tries),
-        run=int(counters.get("run") or len(tries) + 1),
+        run=int(counters.get("run") or last.get("k") or max(len(tries) + 1, attempt)),
         result=last.get("r"),
         error=_error(ended) if state is not State.COMPLETED else None,
         attempts=tuple(_attempt(row) for row in rows),

@@ -42,9 +42,9 @@ def describe(status: int, cause: Cause) -> Ending:
     return Ending("clean" if code == 0 else "exit", None, code)
 
 
-def was_killed(status: int) -> bool:
-    """Whether it died by SIGKILL, whoever sent it."""
-    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+def ended_by(status: int, number: int) -> bool:
+    """Whether it died by this signal, whoever sent it."""
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == number
 
 
 def kill_leftovers(group: int) -> None:

@@ -58,5 +58,5 @@ def _check_memory_policy(link: Link) -> None:
     info = link.execute("INFO", "memory").decode(errors="replace")
     facts = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
     policy = facts.get("maxmemory_policy", "noeviction").strip()
-    if policy != "noeviction" and facts.get("maxmemory", "0").strip() != "0":
+    if policy != "noeviction":  # without a maxmemory it waits for somebody to set one
         log.warning("redis.may_evict", policy=policy, hint="set maxmemory-policy noeviction, or jobs will be lost")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from resource import struct_rusage
@@ -301,8 +302,10 @@ class Workers:
         endings.kill_leftovers(process.pid)
         process.record.keep_stack(process.read_stack())
         os.close(process.stack_file)
-        if not words[Word.CAUSE] and endings.was_killed(status) and self.oom_kills.explain_death():
+        if not words[Word.CAUSE] and endings.ended_by(status, signal.SIGKILL) and self.oom_kills.explain_death():
             words[Word.CAUSE] = Cause.OOM
+        if not words[Word.CAUSE] and words[Word.ORDER] == Order.DRAIN and endings.ended_by(status, signal.SIGTERM):
+            words[Word.CAUSE] = Cause.DRAIN  # by our own TERM: the handler had taken away what answers it
         ending = endings.describe(status, Cause(words[Word.CAUSE]))
         words[Word.EXIT] = status
         words[Word.CPU_USED] = int((usage.ru_utime + usage.ru_stime) * 1e9)

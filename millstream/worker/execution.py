@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from millstream.protocol.envelope import Entry
 from millstream.protocol.errors import (
@@ -29,7 +32,7 @@ from millstream.protocol.transitions import Kind, Outcome
 from millstream.worker.context import CurrentJob, set_current_job
 from millstream.worker.coroutines import Coroutines
 from millstream.worker.journal import Journal
-from millstream.worker.rows import MEASURED, error_of, run_row
+from millstream.worker.rows import MEASURED, error_of, exit_code_of, run_row
 from millstream.worker.signals import Signals
 
 LONGEST_TTL = 10 * 365 * 86400.0
@@ -63,6 +66,15 @@ def attempts_of(job: Job[..., Any], entry: Entry, policy: Retry | None = None) -
     allowed = (policy or job.retry[0]).attempts
     asked = entry.options.get("attempts")
     return min(allowed, asked) if isinstance(asked, int) and asked > 0 else allowed
+
+
+def _leave_the_run_to_the_parent(error: BaseException | None) -> NoReturn:
+    """End a process that a handler has forked and that came out of the handler: there is one worker for a record."""
+    if error is not None and not isinstance(error, SystemExit):
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0 if error is None else exit_code_of(error))
 
 
 def _cpu_of_children() -> int:
@@ -111,6 +123,8 @@ class Execution:
         except BaseException as error:  # whatever a handler raises ends its job, never the worker
             signals.in_handler = 0  # raised before the inner block was entered
             run.error = error
+        if signals.forked:
+            _leave_the_run_to_the_parent(run.error)
         run.duration, run.cpu = time.monotonic() - started, (time.process_time_ns() - cpu) / 1e9
         if run.duration >= MEASURED:
             run.cpu += self._take_cpu_of_children() / 1e9

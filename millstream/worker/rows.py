@@ -49,6 +49,8 @@ def run_row(
     }
     if duration >= MEASURED:
         row["m"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT
+    if entry.run != attempt:  # some of the runs before were not counted
+        row["k"] = entry.run
     if entry.priority != "normal":
         row["p"] = entry.priority
     if cause is not None:
@@ -69,12 +71,19 @@ def error_of(error: BaseException, cause: str = "error") -> dict[str, Any]:
         text = "".join(story.format())
     except Exception as problem:  # an exception whose own text cannot be made
         text = f"{type(error).__name__}, whose traceback cannot be formatted: {type(problem).__name__}"
-    return {
+    row = {
         "type": type(error).__name__,
         "message": _printable(text_of(error), MESSAGE_LIMIT),
         "traceback": _printable(text, TRACEBACK_LIMIT),
         "cause": cause,
     }
+    return {**row, "exit_code": exit_code_of(error)} if isinstance(error, SystemExit) else row
+
+
+def exit_code_of(error: BaseException) -> int:
+    """With what a process would end of this exception, were it not caught."""
+    code = error.code if isinstance(error, SystemExit) else 1
+    return code & 0xFF if isinstance(code, int) else int(code is not None)
 
 
 def text_of(error: BaseException) -> str:

@@ -31,20 +31,13 @@ def _unheeded(number: int, frame: FrameType | None) -> None:
     """Do nothing. Not SIG_IGN: that one would be inherited by the programs that handlers start."""
 
 
-def _leave_to_the_child() -> None:
-    """In a process that a handler forks (multiprocessing): our signals are not its own."""
-    signal.set_wakeup_fd(-1)
-    faulthandler.unregister(signal.SIGUSR1)
-    for number in (*_UNHEEDED, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_DFL)
-
-
 class Signals:
     """Notes what the supervisor wants; wakes whoever sleeps in :meth:`sleep` or polls ``wakeup``."""
 
     def __init__(self, record: Record) -> None:
         self.draining = False
         self.in_handler = 0  # the number of the run whose user code is executing
+        self.forked = False  # whether this is not the worker, but a process that a handler has forked
         self._words = record.words
         self.wakeup, self._write_end = os.pipe()
         os.set_blocking(self.wakeup, False)
@@ -55,11 +48,19 @@ class Signals:
         signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         for number in _UNHEEDED:
             signal.signal(number, _unheeded)
-        os.register_at_fork(after_in_child=_leave_to_the_child)
+        os.register_at_fork(after_in_child=self._leave_to_the_child)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._on_term)
         signal.signal(signal.SIGUSR2, self._on_usr2)
+
+    def _leave_to_the_child(self) -> None:
+        """In a process that a handler forks (multiprocessing): our signals are not its own."""
+        self.forked = True
+        signal.set_wakeup_fd(-1)
+        faulthandler.unregister(signal.SIGUSR1)
+        for number in (*_UNHEEDED, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_DFL)
 
     @property
     def stopping(self) -> bool:

@@ -133,6 +133,30 @@ def with_child(name: str) -> None:
         note("start", name, os.getpid(), child.pid)
 
 
+@app.job(retry=1)
+def fork_and_return(how: str) -> int:
+    """A process of ours comes out of this handler as well."""
+    child = os.fork()
+    if child == 0:
+        if how == "returns":
+            return 0
+        raise SystemExit(3) if how == "exits" else OSError("in the child")
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@app.job(retry=1)
+def quit_by_exception(code: int) -> None:
+    raise SystemExit(code)
+
+
+@app.job
+def deaf(name: str) -> None:
+    """Undo what lets the worker hear that it is to drain."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    note("start", name)
+    time.sleep(60)
+
+
 @app.job
 def interrupted(name: str) -> None:
     note("start", name, os.getpid(), current_job().run)

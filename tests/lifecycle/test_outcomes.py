@@ -196,3 +196,25 @@ def test_limits_and_delays_beyond_all_clocks(mill: StartMill) -> None:
         assert handle.cancel()
     assert program.add.enqueue(1).result(5) == 3
     running.up.stop()
+
+
+@pytest.mark.parametrize(("how", "code"), [("returns", 0), ("exits", 3), ("raises", 1)])
+def test_a_process_that_a_handler_forks_is_no_second_worker(mill: StartMill, how: str, code: int) -> None:
+    running = mill(processes=1)
+    handles = running.app.enqueue_many(
+        draft for number in range(20) for draft in (program.fork_and_return.job(how), program.noop.job(number))
+    )
+    assert [handle.result(20) for handle in handles[::2]] == [code] * 20
+    assert [handle.result(20) for handle in handles[1::2]] == [None] * 20
+    assert running.count("noop") == 20
+    assert len(running.up.workers()) == 1
+    running.up.stop()
+
+
+@pytest.mark.leaves_jobs
+def test_a_handler_that_exits_says_with_what(mill: StartMill) -> None:
+    running = mill()
+    info = _wait(program.quit_by_exception.enqueue(3), State.DEAD)
+    assert info.error is not None
+    assert (info.error.cause, info.error.exit_code) == ("exit", 3)
+    running.up.stop()

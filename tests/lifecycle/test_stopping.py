@@ -67,7 +67,7 @@ def test_a_long_job_is_interrupted_and_given_back_uncounted(mill: StartMill) -> 
     running.up.start()
     handle.result(10)
     info = handle.info()
-    assert (info.attempt, info.crashes) == (1, 0)
+    assert (info.attempt, info.crashes, info.run) == (1, 0, 2)
     running.up.stop()
 
 
@@ -133,3 +133,14 @@ def test_a_signal_for_the_whole_tree_does_no_harm(mill: StartMill, number: signa
     assert running.up.wait() == 0
     assert handle.status() is State.COMPLETED
     assert running.count("worker_stop") == 2
+
+
+def test_a_worker_that_dies_of_our_own_term_has_not_crashed(mill: StartMill) -> None:
+    """A handler may take away what answers the signal by which its worker is told to drain."""
+    first = mill()
+    handle = program.deaf.enqueue("deaf")
+    first.wait_for("start", "deaf")
+    first.up.stop()
+    info = handle.info()
+    assert (info.state, info.crashes, info.attempt, info.run) == (State.QUEUED, 0, 0, 2)
+    handle.cancel()

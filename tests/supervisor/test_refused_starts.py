@@ -105,6 +105,17 @@ def test_no_server(project: Path) -> None:
     assert "secret" not in err
 
 
+@pytest.mark.parametrize("maxmemory", [None, 1 << 30])
+def test_a_server_that_may_evict_is_said_loudly(
+    project: Path, start_server: StartServer, maxmemory: int | None
+) -> None:
+    server = start_server(maxmemory=maxmemory, extra=("--maxmemory-policy", "allkeys-lru"))
+    with Supervised(project / "up", APP, redis_url=server.url, env={"XDG_RUNTIME_DIR": str(project)}) as up:
+        line = up.wait_log(r'.*"redis.may_evict".*')[0]
+        assert "allkeys-lru" in line and "warning" in line
+        up.stop()
+
+
 def test_lost_replies_at_the_start(project: Path, start_server: StartServer) -> None:
     """One of each step is lost, that to the claim of the name after it was made: it starts nevertheless."""
     server = start_server(tcp=True)

@@ -47,6 +47,7 @@ class Header(IntEnum):
     # Written by the supervisor.
     SUPERVISOR_TICK = 8
     PHASE = 9
+    EXECUTING = 10  # when it began to execute itself for a reload; 0 if it does not
     TARGETS = 32  # and the words behind it: how many workers each group should have
     DEGRADED = TARGETS + MAX_GROUPS  # likewise: 1 for a group whose workers keep dying
     RESTART_AT = DEGRADED + MAX_GROUPS  # likewise: when the last of its empty slots is filled again; 0 if none waits
@@ -57,6 +58,9 @@ class Header(IntEnum):
     REDIS_SEEN = 19  # when a round of duties last went well
     UNCOUNTED = 20  # the number of the error for which maintenance cannot keep what it counts; 0 if it can
     BACKLOG_AT = 21  # when it was asked for the backlogs that the words below hold
+    SWEPT = 22  # when it last looked for expired leases
+    CLOCK = 23  # the server's wall clock minus our monotonic one, then (ns)
+    RECOVER_FROM = 24  # before this moment owners get time to renew first
     BACKLOG = RESTART_AT + MAX_GROUPS  # for each group that may grow: how many jobs its workers could fetch now
     BACKLOG_AGE = BACKLOG + MAX_GROUPS  # likewise: for how long (ns) the oldest of them had waited
 

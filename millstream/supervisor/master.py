@@ -108,6 +108,8 @@ class Supervisor:
         now = time.monotonic()
         log.info("reload.taken_over", seconds=round(now - found.last_tick, 2), version=millstream.__version__)
         self._gaps.tick(now)  # deadlines wait for a successor that took long to start
+        self._board.header[Header.SUPERVISOR_TICK] = time.monotonic_ns()
+        self._board.header[Header.EXECUTING] = 0
         self._ready = True
         self._set_quiet(found.quiet)
 
@@ -310,7 +312,9 @@ class Supervisor:
         """Become the new code. Signals that arrive meanwhile stay blocked until it has its handlers."""
         before = signals.block()
         if not self._signals.arrived:  # else they are acted on first, and this comes in the next turn
+            self._board.header[Header.EXECUTING] = time.monotonic_ns()  # leases must not end meanwhile
             self._reload.become_successor(self._left())
+            self._board.header[Header.EXECUTING] = 0
         signals.unblock(before)
 
     def _left(self) -> Handover:

@@ -18,6 +18,7 @@ QUEUE = "chaos"
 ATTEMPTS = 3
 KILLED_ATTEMPTS = 2
 STUCK_AFTER = 0.5  # s: the time limit of `stuck`
+KEPT = 30 * 86400  # s: the checker looks for records at the end, and days may pass by the server's clock
 CHILD = ("sleep", "3599")
 
 if Path(os.environ.get("MILLSTREAM_CHAOS_TRAP", "/nonexistent")).exists():
@@ -42,21 +43,21 @@ def witnessed() -> Iterator[None]:
     evidence.note(Mark.END, job.id, job.run)
 
 
-@app.job(queue=QUEUE)
+@app.job(queue=QUEUE, result_ttl=KEPT)
 def quick() -> None:
     """Nothing."""
     with witnessed():
         pass
 
 
-@app.job(queue=QUEUE)
+@app.job(queue=QUEUE, result_ttl=KEPT)
 def slow(seconds: float) -> None:
     """Wait, as a handler does that waits for something else."""
     with witnessed():
         time.sleep(seconds)
 
 
-@app.job(queue=QUEUE)
+@app.job(queue=QUEUE, result_ttl=KEPT)
 def busy(seconds: float) -> None:
     """Use the CPU for so long."""
     with witnessed():
@@ -65,7 +66,7 @@ def busy(seconds: float) -> None:
             sum(range(1000))
 
 
-@app.job(queue=QUEUE, retry=Retry(attempts=ATTEMPTS, backoff="constant", delay=0.1, jitter=False))
+@app.job(queue=QUEUE, result_ttl=KEPT, retry=Retry(attempts=ATTEMPTS, backoff="constant", delay=0.1, jitter=False))
 def flaky(failures: int) -> None:
     """Fail in the first attempts; for ever where there are not enough attempts."""
     with witnessed():
@@ -73,7 +74,7 @@ def flaky(failures: int) -> None:
             raise OSError("as planned")
 
 
-@app.job(queue=QUEUE)
+@app.job(queue=QUEUE, result_ttl=KEPT)
 def poison(how: str) -> None:
     """Kill the process that runs it, each time."""
     with witnessed():
@@ -88,7 +89,7 @@ def poison(how: str) -> None:
 BRIEFLY = Retry(attempts=KILLED_ATTEMPTS, backoff="constant", delay=0.1, jitter=False)
 
 
-@app.job(queue=QUEUE, timeout=STUCK_AFTER, retry=BRIEFLY)
+@app.job(queue=QUEUE, result_ttl=KEPT, timeout=STUCK_AFTER, retry=BRIEFLY)
 def stuck(children: bool = True) -> None:
     """Ignore every interruption, with processes of its own that have left the handler's sight."""
     with witnessed():
@@ -99,7 +100,7 @@ def stuck(children: bool = True) -> None:
                 time.sleep(10)
 
 
-@app.job(queue=QUEUE, retry=BRIEFLY)
+@app.job(queue=QUEUE, result_ttl=KEPT, retry=BRIEFLY)
 def glutton() -> None:
     """Take more memory than there is for it, and keep it."""
     with witnessed():
@@ -110,7 +111,7 @@ def glutton() -> None:
 
 if os.environ.get("MILLSTREAM_CHAOS_NEWER"):
 
-    @app.job(queue=QUEUE)
+    @app.job(queue=QUEUE, result_ttl=KEPT)
     def newcomer() -> None:
         """A job that only the newer version of the application has."""
         with witnessed():

@@ -83,7 +83,7 @@ MUTANTS = (
     Mutant(
         "renew-for-ever",
         URGENT,
-        "if now - self._board.header[Header.SUPERVISOR_TICK] / 1e9 > SUPERVISOR_SILENT:",
+        "if not self._is_supervised(now):",
         "if False:",
         "stop-supervisor",
     ),
@@ -111,9 +111,17 @@ MUTANTS = (
     Mutant(
         "recover-right-after-an-outage",
         RECOVERY,
-        "        return now < self._from\n",
+        "        return now < header[Header.RECOVER_FROM] / 1e9\n",
         "        return False\n",
         "long-outage",
+        seconds=10,
+    ),
+    Mutant(
+        "recover-right-after-a-step-of-the-clock",
+        RECOVERY,
+        "            jumped = abs(server - now - clock) > lease / 8\n",
+        "            jumped = False\n",
+        "step-clock",
         seconds=10,
     ),
     Mutant(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.chaos.faults import USUAL, jobs, network, processes, server
+from tests.chaos.faults import USUAL, clocks, jobs, network, processes, server
 from tests.chaos.faults.jobs import KILL_AFTER
 from tests.chaos.world import Scenario, World
-from tests.support import network_namespace
+from tests.support import clock, network_namespace
 from tests.support.servers import Options
 
 
@@ -97,5 +97,7 @@ SCENARIOS = {
     "lose-replies": Named(network.lose_replies, through_proxy=True),
     "silent-connections": Named(network.silent_connections),
     "partitioned-host": Named(network.partitioned_host, needs=network_namespace.permitted),
+    "step-clock": Named(clocks.step_clock, needs=clock.permitted),
+    "step-clock-of-a-host": Named(clocks.step_clock_of_a_host, needs=clock.permitted),
     "everything": Named(everything, through_proxy=True),
 }

@@ -43,6 +43,7 @@ class Options:
     maxmemory: int | None = None  # bytes; policy noeviction
     requirepass: str | None = None
     extra: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()  # beside ours
 
     def arguments(self) -> list[str]:
         """The server's command line for these options."""
@@ -134,6 +135,7 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env={**os.environ, **dict(self.options.environment)},
             preexec_fn=die_with_parent,
             start_new_session=True,
         )

@@ -11,7 +11,12 @@ if current then
   local ok, holder = pcall(cjson.decode, current)
   if ok and holder.instance ~= ARGV[2] then
     local alive = now - holder.at < holder.lease * 1000
-    if alive and holder.instance ~= ARGV[5] then return current end
+    if alive and holder.instance ~= ARGV[5] then
+      if holder.at > now then -- the clock was set back since: if it is dead, its name is free a lease from now
+        redis.call('HSET', KEYS[1], ARGV[1], (string.gsub(current, '^{"at":%d+', '{"at":' .. string.format('%d', now))))
+      end
+      return current
+    end
     if ARGV[3] == 'leave' then return '' end
   end
 end

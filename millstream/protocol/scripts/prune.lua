@@ -20,6 +20,9 @@ for _, letter in ipairs(LETTERS) do
       redis.call('XGROUP', 'DELCONSUMER', streams[letter], GROUP, name)
       deleted = deleted + 1
     else
+      if not living and idle == 0 then -- seen in the future: the clock was set back; from now on it is seen now
+        redis.call('XREADGROUP', 'GROUP', GROUP, name, 'COUNT', 1, 'STREAMS', streams[letter], '0')
+      end
       busy[instance] = true
     end
   end

@@ -2,6 +2,7 @@
 -- Give back what an owner has held for longer than its own lease without renewing it. Bounded; keeps a cursor.
 -- An expired lease is not a crash: the job runs again uncounted, alone, and marks its start then; only if that
 -- marked run's lease expires too does it count as a crash.
+-- A lease that was renewed in the future begins now: the clock was set back since, and its owner may be dead.
 -- KEYS: as in _keys.lua
 -- ARGV: 1 letter of the stream, 2 cursor ("-" at first), 3 how many to look at, 4 lease in ms of an unknown owner,
 --       5 instance that is known to be gone ("" for none: its entries need not wait), 6 crashes before a job is
@@ -53,6 +54,8 @@ for _, row in ipairs(rows) do
   local id, consumer, idle = row[1], row[2], row[3]
   if idle >= lease_of(consumer) then
     if take_back(letter, id, requeue) then recovered = recovered + 1 end
+  elseif idle == 0 then
+    redis.call('XCLAIM', stream, GROUP, consumer, 0, id, 'JUSTID')
   end
 end
 if recovered > 0 then redis.call('HINCRBY', stats, 'recovered', recovered) end

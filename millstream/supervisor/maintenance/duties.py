@@ -38,7 +38,7 @@ class Duties:
         self._link = TimedLink(plan.url, timeout=5.0)
         self._presence = Presence(plan, board, self._link)
         self._promotion = Promotion(plan, self._link)
-        self._recovery = Recovery(plan, self._link, counts)
+        self._recovery = Recovery(plan, board, self._link, counts)
         self._collector = Collector(plan, counts)
         self._listening = Listening(plan, board, self._promotion.wake)
         self._stopping = threading.Event()

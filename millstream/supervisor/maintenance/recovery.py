@@ -11,6 +11,7 @@ import structlog
 from millstream.protocol import transitions
 from millstream.protocol.keys import STREAMS, QueueKeys
 from millstream.protocol.link import Link
+from millstream.protocol.scoreboard import Header, Scoreboard
 from millstream.supervisor.maintenance.counting import Uncounted
 from millstream.supervisor.maintenance.journal import tell_of_recovery
 from millstream.supervisor.plan import Plan
@@ -18,10 +19,6 @@ from millstream.supervisor.plan import Plan
 log = structlog.get_logger("millstream.maintenance")
 
 CAUSE = "lease_expired"
-
-FIRST_LOOK = 1.5
-"""Seconds after our start in which nothing is taken from the living: Redis may have been away just before, and those
-that could not renew try again within a second of its return."""
 
 ROW = orjson.dumps(
     {
@@ -39,14 +36,12 @@ ROW = orjson.dumps(
 class Recovery:
     """Sweeps the pending entries of our queues, a bounded step at a time."""
 
-    def __init__(self, plan: Plan, link: Link, counts: Uncounted) -> None:
+    def __init__(self, plan: Plan, board: Scoreboard, link: Link, counts: Uncounted) -> None:
         self._plan = plan
+        self._header = board.header
         self._link = link
         self._counts = counts
         self._cursors: dict[tuple[str, str], str] = {}
-        self._from = time.monotonic() + min(plan.lease, FIRST_LOOK)  # owners get time to renew before this moment
-        self._clock: float | None = None  # the server's clock (s) minus ours, at the last sweep
-        self._swept = 0.0  # when the server was last seen to answer
 
     @property
     def interval(self) -> float:
@@ -55,7 +50,7 @@ class Recovery:
 
     def hold_off(self) -> None:
         """Redis was away: for a lease from now on nothing is taken from anybody."""
-        self._from = time.monotonic() + self._plan.lease
+        self._wait(self._plan.lease)
 
     def sweep(self) -> bool:
         """Give back what others hold past their lease; what our own dead tree held, at once.
@@ -64,31 +59,37 @@ class Recovery:
         """
         server = self._server_time()
         patient = self._must_wait(server)
-        if patient and not self._plan.gone:
-            return False
         not_after = int((server + self._plan.lease / 4) * 1000)
         steps = [
             self._step(keys, stream, not_after=not_after, only_gone=patient)
             for keys in self._plan.queue_keys
             for stream in STREAMS
         ]
-        self._swept = time.monotonic()
+        self._header[Header.SWEPT] = time.monotonic_ns()
         return any(steps)
 
     def _must_wait(self, server: float) -> bool:
-        """Whether owners get a lease's time to renew first: they could not lately, or the clock has jumped."""
-        now = time.monotonic()
-        if self._clock is None:
-            held_up = self._server_uptime() < self._plan.lease
+        """Whether owners get a lease's time to renew first: they could not lately, or the clock has jumped.
+
+        All that is known of it is in the scoreboard: maintenance may be replaced right after a jump.
+        """
+        now, header, lease = time.monotonic(), self._header, self._plan.lease
+        clock, swept = header[Header.CLOCK] / 1e9, header[Header.SWEPT] / 1e9
+        if not swept:
+            self._wait(lease / 2)  # it may have jumped, or been away, before we came: who lives renews in half of that
+            held_up = self._server_uptime() < lease
         else:
-            jumped = abs(server - now - self._clock) > self._plan.lease / 8
+            jumped = abs(server - now - clock) > lease / 8
             # A server that is busy may answer nobody, and not even end our blocked read: we only see that time is
             # missing. Owners renew every quarter of a lease; half of one is what they can miss.
-            held_up = jumped or now - self._swept > self._plan.lease / 2
-        self._clock, self._swept = server - now, now
+            held_up = jumped or now - swept > lease / 2
+        header[Header.CLOCK], header[Header.SWEPT] = max(0, int((server - now) * 1e9)), int(now * 1e9)
         if held_up:
             self.hold_off()
-        return now < self._from
+        return now < header[Header.RECOVER_FROM] / 1e9
+
+    def _wait(self, seconds: float) -> None:
+        self._header[Header.RECOVER_FROM] = int((time.monotonic() + seconds) * 1e9)
 
     def _server_time(self) -> float:
         seconds, micros = self._link.execute("TIME")

@@ -41,6 +41,8 @@ BUSY = 0.05
 SUPERVISOR_SILENT = 2.0
 """Seconds without a tick of the supervisor after which its leases are not renewed: nobody enforces deadlines."""
 
+EXECUTING = 10.0
+"""The same once it has said that it executes itself for a reload: importing takes its time on a busy machine."""
 
 COUNTING = 0.5
 """Seconds that a worker has to count what it has settled, before we take that for ours."""
@@ -124,12 +126,20 @@ class Urgent:
         now = time.monotonic()
         if now - self._renewed < self._plan.lease / 4:
             return
-        if now - self._board.header[Header.SUPERVISOR_TICK] / 1e9 > SUPERVISOR_SILENT:
+        if not self._is_supervised(now):
             return
         for record in self._board.in_state(RecordState.ALIVE):
             self._board.header[Header.MAINTENANCE_TICK] = time.monotonic_ns()
             self._renew(record, now)
         self._renewed = now
+
+    def _is_supervised(self, now: float) -> bool:
+        """Whether the supervisor ticks, or will do so again in a moment."""
+        header = self._board.header
+        if now - header[Header.SUPERVISOR_TICK] / 1e9 <= SUPERVISOR_SILENT:
+            return True
+        executing = header[Header.EXECUTING]
+        return bool(executing) and now - executing / 1e9 <= EXECUTING
 
     def _renew(self, record: Record, now: float) -> None:
         run, refs, index = record.running, record.held, record.words[Word.INDEX]  # the run first: it can only be over

@@ -39,10 +39,10 @@ def stuck_jobs(world: World) -> None:
     world.start_producer(*CALM * 10, "stuck", pace=0.03)
     for _ in world.steps(0.2, 0.4):
         pass
-    world.at_the_end(_judge_durations)
+    world.at_the_end(judge_durations)
 
 
-def _judge_durations(world: World) -> list[str]:
+def judge_durations(world: World) -> list[str]:
     """How long each killed run took: its hard limit, and not a second more."""
     hard = STUCK_AFTER + KILL_AFTER
     with world.server.client() as client:

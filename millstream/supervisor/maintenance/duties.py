@@ -29,9 +29,13 @@ log = structlog.get_logger("millstream.maintenance")
 
 
 class Duties:
-    """Runs the duties of one supervisor, on connections of its own."""
+    """Runs the duties of one supervisor, on connections of its own.
 
-    def __init__(self, plan: Plan, board: Scoreboard, counts: Uncounted) -> None:
+    Nothing is recovered before *may_recover* is set: our own leases come first, the maintenance before us may have been
+    away for a while.
+    """
+
+    def __init__(self, plan: Plan, board: Scoreboard, counts: Uncounted, *, may_recover: threading.Event) -> None:
         self._plan = plan
         self._board = board
         self._counts = counts
@@ -41,6 +45,7 @@ class Duties:
         self._recovery = Recovery(plan, board, self._link, counts)
         self._collector = Collector(plan, counts)
         self._listening = Listening(plan, board, self._promotion.wake)
+        self._may_recover = may_recover
         self._stopping = threading.Event()
         self._failures = 0
         self._timers: dict[str, float] = {}
@@ -108,7 +113,7 @@ class Duties:
 
     def _recover(self) -> None:
         """Give back what others hold past their lease, on and on while there is more."""
-        if self._recovery.sweep():
+        if self._may_recover.is_set() and self._recovery.sweep():
             self._timers.pop("recover", None)
 
     def _count_backlog(self) -> None:

@@ -26,10 +26,10 @@ def run_maintenance(plan: Plan, board: Scoreboard, wake: int, parent: int) -> in
     structlog.contextvars.bind_contextvars(pid=os.getpid())
 
     counts = Counting(plan, board) if plan.metrics else Uncounted()
-    duties = Duties(plan, board, counts)
+    urgent = Urgent(plan, board, wake, parent, counts)
+    duties = Duties(plan, board, counts, may_recover=urgent.came_to_renew)
     thread = threading.Thread(target=duties.run, name="duties", daemon=True)
     thread.start()
-    urgent = Urgent(plan, board, wake, parent, counts)
     urgent.run()
     duties.stop()
     if urgent.orphaned:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import random
 import select
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -74,6 +75,7 @@ class Urgent:
         self._remembered = False
         self._already: tuple[tuple[int, int, int], float] = ((0, 0, 0), 0.0)
         self.orphaned = False
+        self.came_to_renew = threading.Event()
 
     def run(self) -> None:
         """Tick until the supervisor says that it stops, or is gone."""
@@ -91,6 +93,7 @@ class Urgent:
     def _attempt(self) -> None:
         try:
             self._renew_leases()
+            self.came_to_renew.set()
             self.settle_dead()
             self._hand_back()
             self._settle_busy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 from millstream.protocol.errors import ConfigError
@@ -48,6 +49,7 @@ def _succeed(found: Handover, plan: Plan, signals: Signals, folder: MetricsFolde
     # Also with `preload` nothing is imported here: while it lasted nobody would reap, kill or recover. Each new worker
     # imports the application by itself.
     notifier = Notifier.from_environment()
+    gc.freeze()  # or the collection before the first fork takes long, while nobody renews leases
     plan, board = handover.inherit(found, plan)
     supervisor = Supervisor(plan, board=board, signals=signals, folder=folder, notifier=notifier, launch=launch)
     supervisor.adopt(found)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import orjson
 import pytest
 
 from millstream.protocol import transitions
 from millstream.protocol.keys import Keys
+from millstream.protocol.scoreboard import Header, Scoreboard
 from millstream.protocol.transitions import Kind as End
+from millstream.supervisor.maintenance.counting import Uncounted
+from millstream.supervisor.maintenance.recovery import Recovery
 from tests.protocol.rig import A, B, Rig
 from tests.support import clock as clocks
 from tests.support.clock import Clock
@@ -63,6 +68,22 @@ def test_while_nobody_is_recovered_leases_of_the_future_begin(rig: Rig, clock: C
     step(rig, clock, 31.0)
     assert rig.recover(only_gone=True) == (0, 0)
     assert rig.recover() == (1, 0)
+
+
+def test_maintenance_that_is_replaced_right_after_a_step_takes_nothing(rig: Rig, clock: Clock) -> None:
+    group = SimpleNamespace(queues=("q",), crash_limit=3, crash_delay=1.0)
+    plan: Any = SimpleNamespace(lease=30.0, gone="", queue_keys=[rig.keys], all_groups=[group])
+    board = Scoreboard.create(1)
+    rig.take("j", A)
+    Recovery(plan, board, rig.link, Uncounted()).sweep()
+    board.header[Header.RECOVER_FROM] = 0  # that it had just started is over
+    step(rig, clock, HOUR)
+    for _ in range(2):
+        Recovery(plan, board, rig.link, Uncounted()).sweep()
+        assert rig.pending(A) == 1
+    board.header[Header.RECOVER_FROM] = 0
+    Recovery(plan, board, rig.link, Uncounted()).sweep()
+    assert rig.pending(A) == 0
 
 
 def test_what_a_gone_instance_held_in_the_future_goes_back_at_once(rig: Rig, clock: Clock) -> None:

@@ -14,7 +14,7 @@ from millstream.protocol.drafts import chunks, new_job
 from millstream.protocol.errors import UnknownJob
 from millstream.protocol.handle import Handle
 from millstream.protocol.keys import Keys, QueueKeys, band_of, checked_name
-from millstream.protocol.location import Location, locate
+from millstream.protocol.location import Location, locate, signing_keys
 from millstream.protocol.policy import Duration, Retry, policies, seconds
 from millstream.protocol.registry import (
     DEFAULT_RESULT_TTL,
@@ -23,6 +23,7 @@ from millstream.protocol.registry import (
     Registry,
     checked_options,
 )
+from millstream.protocol.signing import Keyring
 from millstream.protocol.transitions import NewJob
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Millstream:
     Without ``redis_url`` the server is found as the command line finds it: MILLSTREAM_REDIS_URL, REDIS_URL,
     millstream.toml, else the embedded server of the current project. ``include`` names modules that register jobs
     (``"shop.*"``: all modules of a package); workers import them. ``patience``: seconds that an unreachable Redis
-    is tried before an enqueue raises :class:`Unavailable`.
+    is tried before an enqueue raises :class:`Unavailable`. Jobs are signed where ``signing_keys`` are configured.
     """
 
     def __init__(
@@ -85,11 +86,18 @@ class Millstream:
 
         return AsyncClient(self.location.url, self.keys, patience=self._patience)
 
-    def connect_to(self, url: str, prefix: str) -> None:
-        """Use this server from now on: a supervisor tells its workers' applications where they belong."""
+    @cached_property
+    def keyring(self) -> Keyring | None:
+        """What jobs are signed with; None: they are not signed. Raises :class:`ConfigError`."""
+        text = signing_keys(self.location.file)
+        return Keyring.parse(text) if text else None
+
+    def connect_to(self, url: str, prefix: str, keyring: Keyring | None = None) -> None:
+        """Use this server and these keys from now on: a supervisor tells its workers' applications what they are."""
         self._redis_url, self._prefix = url, prefix
         for name in ("location", "keys", "client", "aclient"):
             self.__dict__.pop(name, None)
+        self.__dict__["keyring"] = keyring
 
     # Jobs and hooks.
 
@@ -183,7 +191,7 @@ class Millstream:
     def enqueue_draft(self, draft: Draft) -> Handle[Any]:
         """Enqueue one draft."""
         keys = self.queue_keys(draft.queue)
-        new = new_job(draft)
+        new = new_job(draft, self.keyring)
         self.client.register(keys)
         created = self.client.run(transitions.enqueue(keys, [new]))[0]
         return self._handle(keys, new, created)
@@ -191,7 +199,7 @@ class Millstream:
     async def aenqueue_draft(self, draft: Draft) -> Handle[Any]:
         """The same for async code."""
         keys = self.queue_keys(draft.queue)
-        new = new_job(draft)
+        new = new_job(draft, self.keyring)
         await self.aclient.register(keys)
         created = (await self.aclient.run(transitions.enqueue(keys, [new])))[0]
         return self._handle(keys, new, created)
@@ -203,7 +211,7 @@ class Millstream:
         that went before.
         """
         handles: list[Handle[Any]] = []
-        for chunk in chunks(drafts):
+        for chunk in chunks(drafts, self.keyring):
             placed: dict[int, Handle[Any]] = {}
             for queue in dict.fromkeys(draft.queue for draft, _ in chunk):
                 keys = self.queue_keys(queue)

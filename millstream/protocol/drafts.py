@@ -10,8 +10,10 @@ from millstream.protocol.envelope import encode_envelope
 from millstream.protocol.errors import InvalidJob
 from millstream.protocol.ids import new_id
 from millstream.protocol.keys import band_of
+from millstream.protocol.payload import checked_size
 from millstream.protocol.policy import LONGEST
 from millstream.protocol.registry import Draft
+from millstream.protocol.signing import Keyring, sign
 from millstream.protocol.transitions import NewJob
 
 CHUNK = 300
@@ -24,8 +26,8 @@ KEEP_CALLERS_ID = 86400
 """Seconds for which a caller's id stays taken after the job's end. A generated id: 300 s."""
 
 
-def new_job(draft: Draft) -> NewJob:
-    """Encode a draft. Raises :class:`NotJSON`, :class:`PayloadTooLarge`."""
+def new_job(draft: Draft, keyring: Keyring | None) -> NewJob:
+    """Encode a draft, and sign it where there are keys. Raises :class:`NotJSON`, :class:`PayloadTooLarge`."""
     options = draft.options
     band = band_of(draft.priority)
     envelope = encode_envelope(
@@ -38,9 +40,10 @@ def new_job(draft: Draft) -> NewJob:
         options={"keep": KEEP_CALLERS_ID} if options.id else None,
         headers=options.headers,
     )
-    if options.id is None:
-        return NewJob(new_id(), band, envelope, _delay(draft), "")
-    return NewJob(options.id, band, envelope, _delay(draft), new_id())
+    job_id, nonce = (new_id(), "") if options.id is None else (options.id, new_id())
+    if keyring is not None:
+        envelope = checked_size(sign(envelope, draft.queue, job_id, keyring), f"job {draft.name!r}, signed,")
+    return NewJob(job_id, band, envelope, _delay(draft), nonce)
 
 
 def _delay(draft: Draft) -> int | None:
@@ -53,14 +56,14 @@ def _delay(draft: Draft) -> int | None:
     return None
 
 
-def chunks(drafts: Iterable[Draft]) -> Iterator[list[tuple[Draft, NewJob]]]:
+def chunks(drafts: Iterable[Draft], keyring: Keyring | None) -> Iterator[list[tuple[Draft, NewJob]]]:
     """Encoded drafts in lists that are small enough for one round trip. Raises :class:`InvalidJob`."""
     chunk: list[tuple[Draft, NewJob]] = []
     size = 0
     for draft in drafts:
         if not isinstance(draft, Draft):
             raise InvalidJob(f"enqueue_many takes drafts, as made by a_job.job(...), not {type(draft).__name__}")
-        new = new_job(draft)
+        new = new_job(draft, keyring)
         chunk.append((draft, new))
         size += len(new.envelope)
         if len(chunk) >= CHUNK or size >= CHUNK_BYTES:

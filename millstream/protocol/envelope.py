@@ -9,8 +9,9 @@ from typing import Any
 import orjson
 
 from millstream.protocol.errors import MillstreamError
-from millstream.protocol.keys import BANDS, checked_id
-from millstream.protocol.payload import checked_size, encode
+from millstream.protocol.keys import BANDS, MAX_NAME, checked_id
+from millstream.protocol.payload import MAX_PAYLOAD, checked_size, encode
+from millstream.protocol.signing import Keyring, verify
 
 VERSION = 1
 """The version of the envelope. A worker gives a newer one back, for a newer worker to run."""
@@ -77,10 +78,13 @@ class Entry:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-def parse_entry(letter: str, entry_id: bytes, fields: Sequence[bytes], queue: str) -> Entry:
-    """Make an :class:`Entry` of what XREADGROUP returned.
+def parse_entry(
+    letter: str, entry_id: bytes, fields: Sequence[bytes], queue: str, keyring: Keyring | None = None
+) -> Entry:
+    """Make an :class:`Entry` of what XREADGROUP returned. With a *keyring* it must be signed.
 
-    Raises :class:`Malformed` where it is not a job, :class:`TooNew` where a newer version wrote it.
+    Raises :class:`Malformed` where it is not a job, :class:`TooNew` where a newer version wrote it,
+    :class:`BadSignature` where none of the keys has signed it.
     """
     ref = letter + entry_id.decode()
     try:
@@ -88,6 +92,10 @@ def parse_entry(letter: str, entry_id: bytes, fields: Sequence[bytes], queue: st
         if fields[0] != b"id" or fields[2] != b"env":
             raise Malformed(f"entry {ref} has no id and env in front")
         job_id = checked_id(fields[1].decode())
+        if len(fields[3]) > MAX_PAYLOAD:
+            raise Malformed(f"entry {ref} has an envelope of {len(fields[3]):,} bytes, the limit is {MAX_PAYLOAD:,}")
+        if keyring is not None:
+            verify(fields[3], queue, job_id, keyring, ref)  # before anything of it is decoded
         envelope = orjson.loads(fields[3])
         version = envelope["v"]
         if version > VERSION:
@@ -118,6 +126,7 @@ def _well_typed(entry: Entry) -> bool:
     options = entry.options
     return (
         type(entry.name) is str
+        and len(entry.name) <= MAX_NAME
         and type(entry.args) is list
         and type(entry.kwargs) is dict
         and type(entry.enqueued_at) is int

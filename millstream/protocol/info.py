@@ -62,7 +62,8 @@ class Attempt:
 class JobInfo:
     """What is known of a job at one moment. Instants are aware datetimes in UTC.
 
-    ``args`` and ``kwargs`` are None once the job has ended well: only waiting, running and dead jobs keep them.
+    ``args`` and ``kwargs`` are None once the job has ended well: only waiting, running and dead jobs keep them; and
+    where they are nested too deeply to be shown.
     """
 
     id: str
@@ -94,8 +95,11 @@ class JobInfo:
 
 
 def instant(milliseconds: float | bytes | None) -> datetime | None:
-    """Milliseconds of the Unix epoch as an aware datetime."""
-    return datetime.fromtimestamp(float(milliseconds) / 1000, UTC) if milliseconds else None
+    """Milliseconds of the Unix epoch as an aware datetime; None where that is no time that we know."""
+    try:
+        return datetime.fromtimestamp(float(milliseconds) / 1000, UTC) if milliseconds else None
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def job_info(queue: str, job_id: str, facts: Inspected) -> JobInfo:
@@ -103,7 +107,8 @@ def job_info(queue: str, job_id: str, facts: Inspected) -> JobInfo:
     record = facts.record
     if not record:
         raise JobNotFound(f"there is no job {job_id!r} in queue {queue!r}: it never existed, or its record has expired")
-    envelope = _load_object(record.get("env") or facts.entry.get("env"))
+    envelope = _envelope(record.get("env") or facts.entry.get("env"))
+    options: dict[str, Any] = envelope.get("o") or {}
     last = _load_object(record.get("out"))
     tries = _load(b"[" + record.get("tries", b"") + b"]") or []
     state = State(record["state"].decode())
@@ -120,7 +125,7 @@ def job_info(queue: str, job_id: str, facts: Inspected) -> JobInfo:
         state=state,
         priority=envelope.get("p") or last.get("p") or "normal",
         attempt=attempt,
-        max_attempts=last.get("x") or ended.get("x") or envelope.get("o", {}).get("attempts"),
+        max_attempts=last.get("x") or ended.get("x") or options.get("attempts"),
         crashes=_crashes(state, counters, tries),
         run=int(counters.get("run") or last.get("k") or max(len(tries) + 1, attempt)),
         result=last.get("r"),
@@ -130,8 +135,8 @@ def job_info(queue: str, job_id: str, facts: Inspected) -> JobInfo:
         due_at=instant(record.get("due")),
         started_at=_started(state, facts, ended),
         finished_at=_finished(last) if state in FINAL else None,
-        metadata=envelope.get("o", {}).get("metadata", {}),
-        tags=tuple(envelope.get("o", {}).get("tags", ())),
+        metadata=options.get("metadata", {}),
+        tags=tuple(tags) if isinstance(tags := options.get("tags"), list) else (),
         args=envelope.get("a", []) if envelope else None,
         kwargs=envelope.get("k", {}) if envelope else None,
     )
@@ -142,6 +147,23 @@ def _crashes(state: State, counters: dict[str, bytes], tries: list[dict[str, Any
     if "crashes" in counters or state not in FINAL:
         return int(counters.get("crashes", 0))
     return sum(row.get("c") in ("crash", "exit", "oom") for row in tries)
+
+
+_MEMBERS: dict[str, type] = {"n": str, "p": str, "t": int, "a": list, "k": dict, "o": dict}
+
+
+def _envelope(encoded: bytes | None) -> dict[str, Any]:
+    """The envelope of a job, without what is not as it must be: one that was refused is kept as it came.
+
+    None stands for what is nested so deeply that it can be read, but not written again.
+    """
+    loaded = _load_object(encoded)
+    members = {name: value for name, value in loaded.items() if isinstance(value, _MEMBERS.get(name, object))}
+    try:
+        orjson.dumps([members])  # one level more, as whoever shows it has
+    except TypeError:
+        return {name: value if isinstance(value, str | int) else None for name, value in members.items()}
+    return members
 
 
 def _load_object(encoded: bytes | None) -> dict[str, Any]:

@@ -23,7 +23,10 @@ STREAMS = ("again", *BANDS)
 LETTERS = {name[0]: name for name in STREAMS}
 """An entry's reference is its stream's letter and its id, as in ``n1732230000000-0``."""
 
-_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
+MAX_NAME = 100
+"""Characters of the name of a queue, a job or a group, at most."""
+
+_NAME = re.compile(rf"[A-Za-z0-9_.\-]{{1,{MAX_NAME}}}")
 _ID = re.compile(r"[A-Za-z0-9_.:@/+=\-]{1,200}")
 
 

@@ -1,4 +1,4 @@
-"""Where Redis is: the configuration file, the URL, the key prefix and the data folder.
+"""Where Redis is: the configuration file, the URL, the key prefix and the data folder; and the signing keys.
 
 Plain standard library, because every process and every client starts here. What else the configuration
 says is read by `millstream.supervisor.config`.
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from millstream.protocol import signing
 from millstream.protocol.errors import ConfigError
 
 FILE_NAME = "millstream.toml"
@@ -23,7 +24,7 @@ DEFAULT_PREFIX = "ms:"
 DATA_FOLDER = ".millstream"
 SOCKET_NAME = "valkey.sock"
 
-TOP_LEVEL = ("app", "redis_url", "prefix", "env")
+TOP_LEVEL = ("app", "redis_url", "prefix", "env", "signing_keys", "accept_unsigned")
 SECTIONS = ("workers", "supervisor", "web")
 """What a configuration file may hold at its top."""
 
@@ -193,6 +194,23 @@ def _find_prefix(
     if environ.get("MILLSTREAM_PREFIX"):
         return environ["MILLSTREAM_PREFIX"], "MILLSTREAM_PREFIX"
     return _text(table, "prefix", file) or DEFAULT_PREFIX, str(file)
+
+
+def signing_keys(file: Path | None, *, environ: Mapping[str, str] = os.environ) -> str | None:
+    """The keys that jobs are signed with, as they are written; None where they are not signed.
+
+    Raises ConfigError for keys that cannot be read or used; it repeats nothing of them.
+    """
+    if environ.get("MILLSTREAM_SIGNING_KEYS"):
+        found, source = environ["MILLSTREAM_SIGNING_KEYS"], "MILLSTREAM_SIGNING_KEYS"
+    elif environ.get("MILLSTREAM_SIGNING_KEYS_FILE"):
+        found, source = read_secret("MILLSTREAM_SIGNING_KEYS_FILE", environ), "MILLSTREAM_SIGNING_KEYS_FILE"
+    else:
+        table = read_file(file) if file else {}
+        if "signing_keys" not in table:
+            return None
+        found, source = _text(table, "signing_keys", file) or "", str(file)
+    return _checked("signing_keys", found, source, signing.problem(found))
 
 
 def read_secret(variable: str, environ: Mapping[str, str] = os.environ) -> str:

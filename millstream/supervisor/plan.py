@@ -159,6 +159,8 @@ def _group_plan(
         nice=group.nice,
         env=_environment(group, most),
         metrics=metrics,
+        signing_keys=settings.signing_keys.get_secret_value() if settings.signing_keys else "",
+        accept_unsigned=settings.accept_unsigned,
     )
     return GroupPlan(
         index=index,

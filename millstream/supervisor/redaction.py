@@ -9,7 +9,7 @@ MASK = "***"
 # Greedy up to the last "@": a password may hold an unescaped "@" or "/", and masking too much is harmless.
 _USERINFO = re.compile(r"(?<=://)[^\s'\"<>]*@")
 _PARAMETER = re.compile(r"([?&](?:password|token|secret)=)[^&\s'\"<>]*", re.IGNORECASE)
-_SECRET_NAME = re.compile(r"passw|passphrase|secret|token|credential|api_?key|private_?key", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"passw|passphrase|secret|token|credential|api_?key|private_?key|signing_?key", re.IGNORECASE)
 
 
 def redact(text: str) -> str:

@@ -17,11 +17,12 @@ from millstream.protocol.errors import MillstreamError
 from millstream.protocol.policy import LONGEST
 from millstream.protocol.registry import DEFAULT_TIMEOUT, Job
 from millstream.protocol.scoreboard import Record, Word
+from millstream.protocol.signing import BadSignature
 from millstream.protocol.transitions import Outcome
 from millstream.worker.execution import Execution, Run, attempts_of
 from millstream.worker.fetcher import Delivery, Fetcher
 from millstream.worker.outbox import Outbox
-from millstream.worker.refusals import malformed, unknown_job
+from millstream.worker.refusals import forged, malformed, unknown_job
 from millstream.worker.signals import Signals
 from millstream.worker.spec import WorkerSpec
 from millstream.worker.tally import Uncounted
@@ -49,6 +50,7 @@ class Worker:
     def __init__(self, app: Millstream, spec: WorkerSpec, record: Record, signals: Signals, tally: Uncounted) -> None:
         self._app = app
         self._spec = spec
+        self._keyring = spec.keyring
         self._words = record.words
         self._record = record
         self._signals = signals
@@ -113,8 +115,8 @@ class Worker:
         letter, entry_id, fields = batch.delivery.entries[batch.next]
         queue = batch.delivery.queue
         try:
-            entry = parse_entry(letter, entry_id, fields, self._spec.queues[queue])
-        except (Malformed, TooNew) as error:
+            entry = parse_entry(letter, entry_id, fields, self._spec.queues[queue], self._keyring)
+        except (Malformed, TooNew, BadSignature) as error:
             batch.next += 1
             self._post(self._refuse(batch, fields, error))
             return True
@@ -181,14 +183,15 @@ class Worker:
                 if self._signals.draining:
                     return None
 
-    def _refuse(self, batch: Batch, fields: list[bytes], error: Malformed | TooNew) -> Outcome:
+    def _refuse(self, batch: Batch, fields: list[bytes], error: MillstreamError) -> Outcome:
         """What becomes of an entry that cannot be read."""
         ref = batch.refs[batch.next - 1]
         started_at = self._server_time(batch)
         if isinstance(error, TooNew):
             entry = Entry(ref, fields[1].decode(), "", "", [], {}, "normal", started_at)
             return unknown_job(entry, self._spec.worker, started_at, str(error))
-        return malformed(ref, fields, str(error), self._spec.worker, started_at)
+        refuse = forged if isinstance(error, BadSignature) else malformed
+        return refuse(ref, fields, str(error), self._spec.worker, started_at)
 
     def _retry_delay(self, job: Job[..., object], attempt: int) -> int:
         """Milliseconds until the next run, should this one be killed: worked out once per job and attempt."""

@@ -40,7 +40,7 @@ def run_worker(spec: WorkerSpec, record: Record, stack_file: int, parent: int, a
         cells.install(spec.metrics, str(record.index), partial(record.words.__setitem__, Word.UNCOUNTED))
     try:
         app = app or import_app(spec.app)
-        app.connect_to(spec.url, spec.prefix)
+        app.connect_to(spec.url, spec.prefix, spec.keyring)
         _call_hooks("on_worker_start", app.start_hooks)
     except MillstreamError as error:
         log.error("worker.boot_failed", group=spec.group, slot=spec.slot, error=str(error))

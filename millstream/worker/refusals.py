@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+from typing import Any
 
 import orjson
 import structlog
@@ -22,8 +23,14 @@ UNKNOWN_DELAY = 5000
 NOT_A_JOB = 1
 """The number of a dead letter that has no payload which could run."""
 
+FORGED = 2
+"""The number of a dead letter whose payload may be run once it is known to be right: it is kept, and verified again."""
+
 RAW_LIMIT = 65536
-"""Bytes of each raw field that are kept of a malformed entry."""
+"""Bytes that are kept of the raw fields of a malformed entry, all together."""
+
+SAID_LIMIT = 1000
+"""Unknown names that are remembered: anybody may send any."""
 
 _said: set[str] = set()
 """Names that were said to be unknown: each job of them comes back every few seconds."""
@@ -43,6 +50,8 @@ def unknown_job(entry: Entry, worker: str, started_at: int, reason: str = "") ->
         cause="unknown_job",
         error=message,
     )
+    if len(_said) >= SAID_LIMIT:
+        _said.clear()
     _said.add(entry.name)
     row = {
         "n": entry.name,
@@ -59,18 +68,35 @@ def unknown_job(entry: Entry, worker: str, started_at: int, reason: str = "") ->
 
 def malformed(ref: str, fields: list[bytes], reason: str, worker: str, started_at: int) -> Outcome:
     """Make a dead letter of an entry that is not a job; its raw fields are kept."""
+    row = {**_row("Malformed", reason, worker, started_at), "raw": _raw(fields)}
+    return _dead(ref, fields, reason, NOT_A_JOB, row)
+
+
+def forged(ref: str, fields: list[bytes], reason: str, worker: str, started_at: int) -> Outcome:
+    """Make a dead letter of an entry without a signature that fits; an operator who lacked a key may retry it."""
+    return _dead(ref, fields, reason, FORGED, _row("BadSignature", reason, worker, started_at))
+
+
+def _row(kind: str, reason: str, worker: str, started_at: int) -> dict[str, Any]:
+    error = {"type": kind, "message": reason, "cause": "malformed"}
+    return {"a": 0, "w": worker, "s": started_at, "d": 0.0, "c": "malformed", "e": error}
+
+
+def _dead(ref: str, fields: list[bytes], reason: str, number: int, row: dict[str, Any]) -> Outcome:
     job_id = _id_of(fields)
     log.error("entry.malformed", job=job_id, entry=ref, cause="malformed", error=reason)
-    row = {
-        "a": 0,
-        "w": worker,
-        "s": started_at,
-        "d": 0.0,
-        "c": "malformed",
-        "e": {"type": "Malformed", "message": reason, "cause": "malformed"},
-        "raw": [_readable(field[:RAW_LIMIT]) for field in fields],
-    }
-    return Outcome(ref, job_id, Kind.DEAD, NOT_A_JOB, orjson.dumps(row))
+    return Outcome(ref, job_id, Kind.DEAD, number, orjson.dumps(row))
+
+
+def _raw(fields: list[bytes]) -> list[str | dict[str, str]]:
+    """The first fields, as much of them as there is room for."""
+    kept, room = [], RAW_LIMIT
+    for field in fields:
+        if room <= 0:
+            break
+        kept.append(_readable(field[:room]))
+        room -= len(field) + 1
+    return kept
 
 
 def _id_of(fields: list[bytes]) -> str:

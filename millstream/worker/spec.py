@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from millstream.protocol.keys import Keys, QueueKeys
+from millstream.protocol.signing import Keyring
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class WorkerSpec:
     nice: int = 0  # added to the supervisor's own
     env: dict[str, str] = field(default_factory=dict)
     metrics: str = ""  # the folder of what is counted; "" where nothing shows it
+    signing_keys: str = field(default="", repr=False)  # "" where jobs need no signature
+    accept_unsigned: bool = False
 
     @property
     def consumer(self) -> str:
@@ -40,6 +43,11 @@ class WorkerSpec:
     def worker(self) -> str:
         """The name under which users see it."""
         return f"{self.instance.rpartition('-')[0]}:{self.group}/{self.slot}"
+
+    @property
+    def keyring(self) -> Keyring | None:
+        """What jobs must be signed with; None where they need no signature."""
+        return Keyring.parse(self.signing_keys, accept_unsigned=self.accept_unsigned) if self.signing_keys else None
 
     @property
     def queue_keys(self) -> list[QueueKeys]:

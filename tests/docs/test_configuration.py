@@ -35,6 +35,7 @@ TYPES = {
     "Prefix": "prefix",
     "Bind": 'host:port or "off"',
     "BacklogAges": "seconds, or table of seconds",
+    "SigningKeys": "secret",
 }
 """How the document calls the types of config/values.py."""
 

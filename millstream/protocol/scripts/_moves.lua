@@ -17,6 +17,12 @@ local function band_of(env)
   return 'normal'
 end
 
+-- A counter of an entry: what is out of range, or no number, was not written by us.
+local function counter(text, least)
+  local number = tonumber(text)
+  return number and number >= least and number < 2147483648 and math.floor(number) or least
+end
+
 -- The job that stands at an entry, or nil where the entry is gone.
 local function job_at(ref)
   local id = string.sub(ref, 2)
@@ -24,7 +30,7 @@ local function job_at(ref)
   if not found then return nil end
   local fields, job = found[2], {}
   for i = 1, #fields, 2 do job[fields[i]] = fields[i + 1] end
-  job.run, job.attempt, job.crashes = tonumber(job.run) or 1, tonumber(job.attempt) or 0, tonumber(job.crashes) or 0
+  job.run, job.attempt, job.crashes = counter(job.run, 1), counter(job.attempt, 0), counter(job.crashes, 0)
   return job
 end
 
@@ -103,7 +109,8 @@ local function take_back(letter, id, requeue)
     job.run = job.run + 1
     place(job, 'a')
   elseif job then
-    redis.call('XADD', stream, '*', unpack(redis.call('XRANGE', stream, id, id)[1][2]))
+    local fields = redis.call('XRANGE', stream, id, id)[1][2]
+    redis.call('XADD', stream, '*', unpack(fields, 1, math.min(#fields, 1000))) -- Lua cannot pass on any number
   end
   redis.call('XACK', stream, GROUP, id)
   redis.call('XDEL', stream, id)

@@ -18,7 +18,7 @@ end
 
 local function open_entry(ref, fields)
   local entry, id, band = {}, nil, 'normal'
-  for i = 1, #fields, 2 do
+  for i = 1, math.min(#fields, 1000), 2 do -- Lua cannot pass on any number
     if fields[i] == 'band' then
       band = fields[i + 1]
     else

@@ -7,7 +7,8 @@
 --   discarded  TTL in ms         likewise
 --   cancelled  TTL in ms         likewise
 --   expired    TTL in ms         likewise
---   dead       0                 dead letter with the row; 1 where the entry is no job: then no payload is kept
+--   dead       0                 dead letter with the row; 1 where the entry is no job: then no payload is kept;
+--                                2 where it was refused: the payload and the counters are kept as they are
 --   crashed    -                 dead letter with the row, one crash more
 --   retry      delay in ms       due again, one attempt more
 --   crash      delay in ms       due again (`again` where 0, alone), one crash more
@@ -44,7 +45,7 @@ local function move(ref, id, kind, number, row)
     if owner and owner ~= ref then job.id = id .. ':' .. ref end -- garbage that carries another job's id
     if number == 1 then
       job.env, job.run, job.crashes = nil, 1, 0
-    else
+    elseif number == 0 then
       job.attempt = job.attempt + 1
     end
     return bury(job, ref, row)

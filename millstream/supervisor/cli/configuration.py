@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -31,6 +32,7 @@ def check(options: Globals) -> None:
         "application": row["app"],
         "jobs": "\n".join(f"{job['name']} ({job['queue']})" for job in row["jobs"]) or "none",
         "groups": "\n".join(_worded(group) for group in row["groups"]),
+        "signing": ", ".join(row["signing"]) or "off",
     }
     print_fields(row, session.output, shown=shown)
     for warning in row["warnings"]:
@@ -52,6 +54,7 @@ def _number(processes: Range) -> int | dict[str, int]:
 
 def _findings(settings: Settings, app: Millstream) -> dict[str, Any]:
     from millstream.protocol.connection import redacted
+    from millstream.protocol.signing import Keyring
 
     jobs = [app.registry.get(name) for name in app.registry.names]
     groups = [
@@ -63,14 +66,24 @@ def _findings(settings: Settings, app: Millstream) -> dict[str, Any]:
         }
         for group in settings.workers.values()
     ]
+    keys = settings.signing_keys
+    keyring = Keyring.parse(keys.get_secret_value()) if keys else None
     return {
         "file": str(settings.file) if settings.file else None,
         "redis": redacted(settings.location.url),
         "app": settings.app,
         "jobs": [{"name": job.name, "queue": job.queue, "timeout": job.timeout} for job in jobs if job],
         "groups": groups,
-        "warnings": list(_warnings(app, groups)),
+        "signing": keyring.ids if keyring else [],
+        "warnings": [*_warnings(app, groups), *_signing_warnings(settings)],
     }
+
+
+def _signing_warnings(settings: Settings) -> Iterator[str]:
+    if settings.accept_unsigned and settings.signing_keys:
+        yield "accept_unsigned = true: signatures protect nothing until it is removed"
+    elif settings.accept_unsigned:
+        yield "accept_unsigned changes nothing without signing_keys"
 
 
 def _warnings(app: Millstream, groups: list[dict[str, Any]]) -> list[str]:

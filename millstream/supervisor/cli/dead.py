@@ -63,8 +63,10 @@ def show(options: Globals, job_id: str, queue: str | None, with_args: bool) -> N
     keys, info = _dead_job(session, job_id, queue)
     row, shown = row_of(info, with_args), fields_of(info, with_args)
     if with_args and info.error and info.error.cause == "malformed":
-        row["raw"] = _raw_fields(session, keys, job_id)
-        shown = {**shown, "raw": " ".join(map(str, row["raw"]))}
+        raw = _raw_fields(session, keys, job_id)
+        if raw:  # not of one that was refused for its signature: its envelope is kept as it is
+            row["raw"] = raw
+            shown = {**shown, "raw": " ".join(map(str, raw))}
     print_fields(row, session.output, shown=shown)
 
 

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from millstream.protocol.errors import ConfigError, MillstreamError, Unavailable
-from millstream.protocol.location import Location, locate
+from millstream.protocol.location import Location, locate, signing_keys
 from millstream.supervisor.cli.options import Globals
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from millstream.protocol.client import Client
     from millstream.protocol.info import JobInfo
     from millstream.protocol.keys import QueueKeys
+    from millstream.protocol.signing import Keyring
     from millstream.supervisor.config import Settings
 
 
@@ -60,8 +61,16 @@ class Session:
         if not location.app:
             raise ConfigError("app: no application is configured: pass --app, or set app in millstream.toml")
         app = import_app(location.app)
-        app.connect_to(location.url, location.prefix)
+        app.connect_to(location.url, location.prefix, self.keyring)
         return app
+
+    @cached_property
+    def keyring(self) -> Keyring | None:
+        """What a job is signed with. Raises :class:`ConfigError`."""
+        from millstream.protocol.signing import Keyring
+
+        text = signing_keys(self.location.file)
+        return Keyring.parse(text) if text else None
 
     @cached_property
     def app_or_plain(self) -> Millstream:
@@ -70,7 +79,9 @@ class Session:
 
         if self.location.app:
             return self.app
-        return Millstream(redis_url=self.location.url, prefix=self.location.prefix)
+        plain = Millstream()
+        plain.connect_to(self.location.url, self.location.prefix, self.keyring)
+        return plain
 
     @cached_property
     def client(self) -> Client:

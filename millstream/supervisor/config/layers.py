@@ -21,7 +21,9 @@ from millstream.protocol.location import SECTIONS, TOP_LEVEL, read_secret
 VARIABLES = "MILLSTREAM_"
 
 # Read elsewhere, or below under another name.
-_OTHER_VARIABLES = frozenset({"CONFIG", "DATA", "LOG_FORMAT", "LOG_LEVEL", "REDIS_SERVER", "REDIS_URL_FILE"})
+_OTHER_VARIABLES = frozenset(
+    {"CONFIG", "DATA", "LOG_FORMAT", "LOG_LEVEL", "REDIS_SERVER", "REDIS_URL_FILE", "SIGNING_KEYS_FILE"}
+)
 _WEB_TOKEN = ("WEB_TOKEN", "WEB_TOKEN_FILE")
 # Kubernetes and Docker links put such variables beside a service that is called "millstream…".
 _SERVICE_LINK = re.compile(r"(_SERVICE_HOST|_SERVICE_PORT\w*|_PORT|_PORT_\d+_(TCP|UDP|SCTP)\w*)$")
@@ -82,6 +84,7 @@ def read_layers(
     if environ.get("REDIS_URL"):
         layers.put(("redis_url",), environ["REDIS_URL"], "REDIS_URL")
     _put_secret_file(layers, ("redis_url",), "MILLSTREAM_REDIS_URL_FILE", environ)
+    _put_secret_file(layers, ("signing_keys",), "MILLSTREAM_SIGNING_KEYS_FILE", environ)
     _put_secret_file(layers, ("web", "token"), "MILLSTREAM_WEB_TOKEN_FILE", environ)
     for variable, value in sorted(environ.items()):
         if variable.startswith(VARIABLES) and value:

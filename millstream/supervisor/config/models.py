@@ -27,6 +27,7 @@ from millstream.supervisor.config.values import (
     Queues,
     RedisURL,
     Seconds,
+    SigningKeys,
     Size,
 )
 
@@ -87,6 +88,8 @@ class Settings(Section):
     redis_url: RedisURL | None = Field(default=None, repr=False)
     prefix: Prefix = DEFAULT_PREFIX
     env: Literal["production", "development"] | None = None
+    signing_keys: SigningKeys | None = None
+    accept_unsigned: bool = False
     workers: dict[str, Group]
     supervisor: SupervisorSettings = SupervisorSettings()
     web: Web = Web()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainValidator
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainValidator, SecretStr
 
+from millstream.protocol import signing
 from millstream.protocol.location import prefix_problem, url_problem
 
 _NAME = r"[A-Za-z0-9_.-]{1,100}"
@@ -72,6 +73,12 @@ def _prefix(value: str) -> str:
     return value
 
 
+def _signing_keys(value: SecretStr) -> SecretStr:
+    if problem := signing.problem(value.get_secret_value()):
+        raise ValueError(problem)
+    return value
+
+
 def _matching(pattern: str, hint: str) -> AfterValidator:
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value, re.ASCII):
@@ -102,4 +109,5 @@ EnvValue = Annotated[str, BeforeValidator(_env_value)]
 Queues = Annotated[tuple[QueueName, ...], BeforeValidator(_queues)]
 RedisURL = Annotated[str, AfterValidator(_url)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
+SigningKeys = Annotated[SecretStr, AfterValidator(_signing_keys)]
 Lease = Annotated[float, BeforeValidator(_number), Field(ge=1, allow_inf_nan=False)]

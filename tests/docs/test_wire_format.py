@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -18,7 +19,7 @@ import redis as redis_py
 from millstream.protocol.keys import Keys, QueueKeys
 from millstream.protocol.scripts import script
 from millstream.protocol.transitions import MAX_ITEMS, all_keys
-from tests.docs.documents import DOCS, code, commands, rows, sections
+from tests.docs.documents import DOCS, blocks, code, commands, rows, sections
 from tests.support.servers import Server
 from tests.support.supervised import Supervised
 from tests.support.waiting import wait_until
@@ -178,3 +179,27 @@ def test_numbers_of_the_enqueue_script() -> None:
     assert "allow-oom" not in header.splitlines()[0]
     assert all("allow-oom" in script(name).text.splitlines()[0] for name in documented("Replies of the scripts"))
     assert MAX_ITEMS >= 300
+
+
+def test_a_worker_runs_what_the_documented_lines_have_signed(
+    enqueue: Enqueue, supervise: Callable[..., Supervised], redis: redis_py.Redis, prefix: str
+) -> None:
+    secret = code(SECTIONS["Sign an envelope"])[-2]
+    text = blocks(SECTIONS["Sign an envelope"], "sh")[0].text
+    done = subprocess.run(["sh", "-c", text], env={**os.environ, "SECRET": secret}, capture_output=True, text=True)
+    signed = done.stdout
+    assert signed.endswith(f'{code(SECTIONS["Sign an envelope"])[-1]}"}}'), signed + done.stderr
+
+    send = next(text for text in COMMANDS if "--eval" in text)
+    plain = re.search(r"'({.*})'", send)
+    assert plain is not None
+    forged = signed.replace("[43]", "[44]")
+    for job_id, envelope in (("invoice-43", signed), ("invoice-44", signed), ("invoice-45", forged)):
+        assert "1" in enqueue(send.replace("invoice-42", job_id).replace(plain[1], envelope))
+    up = supervise(APP, TOML, env={"MILLSTREAM_SIGNING_KEYS": f"2026-11:{secret}"})
+    records = f"{prefix}{{reports}}:job:"
+    wait_until(lambda: _states(redis, records) == ["completed", "dead", "dead"], 20, up.log)
+    assert orjson.loads(redis.hget(f"{records}invoice-43", "out") or b"")["r"] == "43.pdf"
+    up.stop()
+    dead = [f"{records}invoice-44", f"{records}invoice-45"]
+    redis.delete(f"{prefix}{{reports}}:dead", *dead)

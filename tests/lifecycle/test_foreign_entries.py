@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from typing import Any
 
 import orjson
@@ -13,6 +14,8 @@ from millstream.protocol.app import Millstream
 from millstream.protocol.errors import JobFailed
 from millstream.protocol.handle import Handle
 from millstream.protocol.info import JobInfo, State
+from millstream.protocol.payload import MAX_PAYLOAD
+from millstream.worker.refusals import RAW_LIMIT
 from tests.lifecycle import program
 from tests.lifecycle.conftest import Mill, StartMill
 from tests.support.waiting import wait_until
@@ -91,6 +94,27 @@ GARBAGE: dict[str, tuple[dict[Any, Any], str]] = {
         {b"id": b"g", b"env": _envelope(), b"run": b"9" * 30},
         r"entry \S+ is not a job: .*",
     ),
+    "too large": (
+        {b"id": b"g", b"env": _envelope(a=["x" * MAX_PAYLOAD])},
+        r"entry \S+ has an envelope of 1,048,6\d\d bytes, the limit is 1,048,576",
+    ),
+    "nested too deeply": ({b"id": b"g", b"env": b"[" * 100_000}, r"entry \S+ is not a job: JSONDecodeError.*"),
+    "name too long": (
+        {b"id": b"g", b"env": _envelope(n="n" * 101)},
+        r"entry \S+ is not a job: some part of its envelope has the wrong type",
+    ),
+    "attempt without an end": (
+        {b"id": b"g", b"env": _envelope(), b"run": b"nan", b"attempt": b"inf", b"crashes": b"-inf"},
+        r"entry \S+ is not a job: ValueError.*",
+    ),
+    "crashes beyond an end": (
+        {b"id": b"g", b"env": _envelope(), b"crashes": b"2147483648"},
+        r"entry \S+ is not a job: ValueError: a counter is out of range",
+    ),
+    "many fields": (
+        {b"id": b"g", **{b"f%d" % number: b"x" * 20 for number in range(5000)}},
+        r"entry \S+ has no id and env in front",
+    ),
     "newer version, bad id": ({b"id": b"a\0b", b"env": _envelope(v=99)}, r"entry \S+ is not a job: .*"),
 }
 
@@ -113,6 +137,10 @@ def test_garbage_in_the_stream_becomes_dead_letters(mill: StartMill, redis: redi
         assert any(re.fullmatch(pattern, reason) for reason in reasons), (name, reasons)
     assert running.up.workers() == [worker], "no worker died of it"
     assert running.count("noop") == len(GARBAGE), "the others ran once"
+    listed = running.up.command("dead", "list", "--limit", "100", "--json")
+    assert len(orjson.loads(listed.stdout)) == len(GARBAGE), f"none hides the others: {listed.stderr}"
+    sizes = [redis.hstrlen(keys.job(name.decode()), "out") for name in dead]
+    assert max(sizes) < 2 * RAW_LIMIT, "what is kept of each is bounded"  # type: ignore[type-var]
     running.up.stop()
 
 
@@ -148,4 +176,47 @@ def test_the_raw_fields_of_a_malformed_entry_are_kept(mill: StartMill, redis: re
     assert handle.info().error is not None
     out = orjson.loads(redis.hget(keys.job("mine"), "out") or b"{}")
     assert out["raw"] == ["id", "mine", "env", {"base64": "/yE="}, "more", "text"]
+    running.up.stop()
+
+
+@pytest.mark.leaves_jobs
+def test_garbage_is_given_back_with_its_worker(mill: StartMill, redis: redis_py.Redis) -> None:
+    """What a dead worker held goes back and is refused then, whatever it is; it is in nobody's way."""
+    running = mill()
+    keys = running.app.queue_keys("default")
+    program.until.enqueue("first", "go")
+    running.wait_for("start", "first")
+    consumer = redis.xinfo_consumers(keys.stream("normal"), "millstream")[0]["name"]  # type: ignore[index]
+    many = {b"f%d" % number: b"x" for number in range(9000)}
+    odd = {b"id": b"odd", b"env": _envelope(), b"run": b"inf", b"attempt": b"nan", b"crashes": b"-1e999"}
+    for fields in (many, odd):
+        redis.xadd(keys.stream("normal"), fields)  # type: ignore[arg-type]
+    redis.xreadgroup("millstream", consumer, {keys.stream("normal"): ">"})
+    program.noop.enqueue(1)
+    running.up.send_tree(signal.SIGKILL)
+    running.up.wait()
+    running.touch("go")
+    running.up.start()
+    running.wait_for("noop", count=1)
+    running.wait_for("end", "first")
+    wait_until(lambda: running.counters().get("dead") == 1 and running.count("noop") >= 2, 10, running.up.log)
+    running.up.stop()
+
+
+@pytest.mark.leaves_jobs
+def test_jobs_that_are_hard_to_show_hide_no_others(mill: StartMill, redis: redis_py.Redis) -> None:
+    """Arguments that can be read but not written again, a time that no calendar has."""
+    running = mill()
+    keys = running.app.queue_keys("default")
+    deep = b'{"v":1,"n":"nobody","t":9223372036854775807,"a":[%b1%b]}' % (b"[" * 600, b"]" * 600)
+    redis.hset(keys.job("deep"), mapping={"state": "queued", "entry": "n5-0"})
+    redis.xadd(keys.stream("normal"), {b"id": b"deep", b"env": deep}, id="5-0")
+    running.up.wait_log("job.unknown")
+    wait_until(lambda: running.app.handle("deep", "default").status() is State.SCHEDULED, 5.0, running.up.log)
+    other = program.noop.using(delay=3600).enqueue(1)
+    for command in (("jobs", "list", "--json"), ("jobs", "list", "--json", "--args")):
+        done = running.up.command(*command)
+        assert {row["id"] for row in orjson.loads(done.stdout)} == {"deep", other.id}, done.stderr
+    shown = running.up.command("jobs", "show", "deep", "--args")
+    assert shown.returncode == 0 and "nobody" in shown.stdout, shown.stderr
     running.up.stop()

@@ -140,7 +140,7 @@ def test_garbage_in_the_stream_becomes_dead_letters(mill: StartMill, redis: redi
     listed = running.up.command("dead", "list", "--limit", "100", "--json")
     assert len(orjson.loads(listed.stdout)) == len(GARBAGE), f"none hides the others: {listed.stderr}"
     sizes = [redis.hstrlen(keys.job(name.decode()), "out") for name in dead]
-    assert max(sizes) < 2 * RAW_LIMIT, "what is kept of each is bounded"  # type: ignore[type-var]
+    assert max(sizes) < 2 * RAW_LIMIT, "what is kept of each is bounded"
     running.up.stop()
 
 
@@ -186,7 +186,7 @@ def test_garbage_is_given_back_with_its_worker(mill: StartMill, redis: redis_py.
     keys = running.app.queue_keys("default")
     program.until.enqueue("first", "go")
     running.wait_for("start", "first")
-    consumer = redis.xinfo_consumers(keys.stream("normal"), "millstream")[0]["name"]  # type: ignore[index]
+    consumer = redis.xinfo_consumers(keys.stream("normal"), "millstream")[0]["name"]
     many = {b"f%d" % number: b"x" for number in range(9000)}
     odd = {b"id": b"odd", b"env": _envelope(), b"run": b"inf", b"attempt": b"nan", b"crashes": b"-1e999"}
     for fields in (many, odd):

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -231,7 +232,7 @@ def test_signatures_stay_with_their_jobs(signing: Callable[..., Rotating]) -> No
     assert "entry.malformed" not in (running.up.folder / "stderr").read_text()
 
 
-def _wait(handle: Handle[object], state: State) -> None:
+def _wait(handle: Handle[Any], state: State) -> None:
     wait_until(lambda: handle.status() is state, 20, lambda: str(handle.info()))
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from millstream.protocol.errors import ConfigError
-from millstream.protocol.location import MAX_SOCKET_PATH, locate, socket_path
+from millstream.protocol.location import MAX_SOCKET_PATH, locate, signing_keys, socket_path
 from millstream.supervisor.config import Range, Settings, bounds, describe, load
 from millstream.supervisor.cpus import cpu_quota, cpus
 
@@ -437,3 +438,44 @@ def test_a_refused_table_is_shown(tmp_path: Path) -> None:
     (tmp_path / "millstream.toml").write_text("[workers.a]\nprocesses = { min = 1, mx = 2 }\n")
     with pytest.raises(ConfigError, match=r"with min <= max, not '{ min = 1, mx = 2 }'"):
         load(folder=tmp_path, environ={})
+
+
+class TestSigningKeys:
+    """Who reads them, from where, and what is said of bad ones."""
+
+    KEYS = "new:" + "Qq7" * 20
+
+    def test_the_order_of_sources(self, tmp_path: Path) -> None:
+        """The same for a supervisor and for a producer."""
+        file, secret = tmp_path / "millstream.toml", tmp_path / "secret"
+        file.write_text(f'signing_keys = "toml{self.KEYS}"')
+        secret.write_text(f"file{self.KEYS}\n")
+        variables = {"MILLSTREAM_SIGNING_KEYS": f"variable{self.KEYS}", "MILLSTREAM_SIGNING_KEYS_FILE": str(secret)}
+        seen = []
+        for name in ("", *variables):
+            variables.pop(name, None)
+            settings = load(environ=variables, folder=tmp_path)
+            assert settings.signing_keys is not None
+            found = signing_keys(file, environ=variables)
+            assert found is not None
+            assert found == settings.signing_keys.get_secret_value()
+            assert "Qq7" not in repr(settings) and "Qq7" not in str(describe(settings))
+            seen.append(found.removesuffix(self.KEYS))
+        assert seen == ["variable", "file", "toml"]
+        file.write_text("")
+        assert signing_keys(file, environ={}) is None
+
+    @pytest.mark.parametrize("text", ['""', f'"{"Qq7" * 20}"', '"id:Qq7"', "5", "true"])
+    def test_keys_that_cannot_be_used(self, tmp_path: Path, text: str) -> None:
+        file = tmp_path / "millstream.toml"
+        file.write_text(f"signing_keys = {text}")
+        for read in (partial(load, environ={}, folder=tmp_path), partial(signing_keys, file, environ={})):
+            with pytest.raises(ConfigError, match=r"^signing_keys \(.*millstream.toml\): ") as caught:
+                read()
+            assert "Qq7" not in str(caught.value)
+
+    def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
+        variables = {"MILLSTREAM_SIGNING_KEYS_FILE": "/does/not/exist"}
+        for read in (partial(load, environ=variables, folder=tmp_path), partial(signing_keys, None, environ=variables)):
+            with pytest.raises(ConfigError, match="MILLSTREAM_SIGNING_KEYS_FILE: /does/not/exist cannot be read"):
+                read()

@@ -38,9 +38,21 @@ def test_bench(server: str) -> None:
 
 @pytest.mark.slow
 def test_recovery() -> None:
-    code, report = run("recovery", "--kills", "3", "--waiting", "1000")
-    assert code in (0, 1)  # 1: slower than the limit, which a loaded machine may be
-    assert len(report["ms"]) == 3
+    trials = {"worker death": 3, "host death": 1, "server restart": 2}
+    code, report = run("recovery", "--kills", "3", "--hosts", "1", "--restarts", "2", "--waiting", "1000")
+    assert {name: len(report[name]["ms"]) for name in trials} == trials
+    assert all(time > 0 for name in trials for time in report[name]["ms"])
+    assert min(report["host death"]["ms"]) > report["host death"]["promise_ms"] / 4, "nobody's lease was cut short"
+    assert code == 1 - all(report[name]["holds"] for name in trials)  # 1: slower, as a loaded machine may be
+
+
+@pytest.mark.slow
+def test_recovery_fails_above_a_promise() -> None:
+    program = "from ops.benchmarks import recovery as r; r.PROMISES['server restart'] = 0.0; r.main()"
+    command = [sys.executable, "-c", program, "--kills", "0", "--hosts", "0", "--restarts", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1, done.stderr
+    assert "BROKEN" in done.stdout, done.stdout
 
 
 @pytest.mark.slow

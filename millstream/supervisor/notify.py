@@ -57,14 +57,19 @@ class Notifier:
         if self._last_extension == float("-inf"):  # a service that stops must not be taken for one that is ready
             self._owe("READY=1")
 
+    def feed(self, now: float) -> None:
+        """Feed the watchdog: from now on its whole interval may pass in silence."""
+        self._last_ping = now
+        if self._watchdog:
+            self._send("WATCHDOG=1")
+
     def beat(self, now: float, *, sane: bool, stopping: bool, status: Callable[[], str]) -> None:
         """Called once in every turn of the loop: feeds the watchdog if all is *sane*, says what is new."""
         if not self._address:
             return
         self._pay()
-        if self._watchdog and sane and now >= self._last_ping + self._watchdog / 2:
-            self._last_ping = now
-            self._send("WATCHDOG=1")
+        if sane and now >= self._last_ping + self._watchdog / 2:
+            self.feed(now)
         if stopping and now >= self._last_extension + EXTEND_INTERVAL:
             self._last_extension = now
             self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={EXTENSION * 1e6:.0f}")

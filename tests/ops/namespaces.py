@@ -38,11 +38,16 @@ def _permitted(*kinds: str) -> bool:
 
 
 def need(*kinds: str) -> None:
-    """Skip the test where the kernel or the container around us does not allow it: that is no failure."""
+    """Skip the test where the kernel or the container around us does not allow such namespaces."""
     if shutil.which("unshare") is None or not _permitted(*kinds):
-        reason = f"new namespaces ({', '.join(kinds)}) are not permitted here"
-        # A skip is a failure in strict mode, an expected failure is not.
-        pytest.xfail(reason) if os.environ.get("MILLSTREAM_TEST_STRICT") == "1" else pytest.skip(reason)
+        not_permitted(f"new namespaces ({', '.join(kinds)})")
+
+
+def not_permitted(what: str) -> None:
+    """Skip the test for what this machine does not allow: that is no failure."""
+    # A skip is a failure in strict mode, an expected failure is not.
+    strict = os.environ.get("MILLSTREAM_TEST_STRICT") == "1"
+    pytest.xfail(f"{what}: not permitted here") if strict else pytest.skip(f"{what}: not permitted here")
 
 
 class FirstProcess:
@@ -69,6 +74,10 @@ class FirstProcess:
         children = psutil.Process(self._outer.pid).children()
         assert len(children) == 1, self.text()
         return children[0].pid
+
+    def wait_forked(self) -> None:
+        """Wait until there is such a process."""
+        wait_until(lambda: psutil.Process(self._outer.pid).children(), 10.0, self.text)
 
     def text(self) -> str:
         """What it has written."""
@@ -121,22 +130,30 @@ def first_process(
 class Root:
     """A folder that serves as a root: its own files, the system's programs and this interpreter bound into it.
 
-    What is bound is gone with the mount namespace of each command; only the folder's own files stay.
+    What is bound is gone with the mount namespace of each command; only the folder's own files stay. *host*: which
+    folders at the machine's root are bound.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, host: tuple[str, ...] = HOST) -> None:
         self.folder = folder
-        for name in ("dev", "proc", "tmp", INTERPRETER.strip("/")):
+        self._bound: dict[str, Path] = {}
+        for name in ("dev", "proc", "tmp"):
             self.inside(f"/{name}").mkdir(parents=True)
         self.inside("/tmp").chmod(0o1777)
-        for name in HOST:
-            self._prepare(Path("/", name))
+        self.bind(Path(sys.base_prefix), INTERPRETER)
+        for name in host:
+            self._bind_host(Path("/", name))
 
-    def _prepare(self, host: Path) -> None:
+    def bind(self, outside: Path, path: str) -> None:
+        """Have a folder of the machine at a path of this root."""
+        self.inside(path).mkdir(parents=True)
+        self._bound[path] = outside
+
+    def _bind_host(self, host: Path) -> None:
         if host.is_symlink():
             self.inside(str(host)).symlink_to(host.readlink())
         elif host.is_dir():
-            self.inside(str(host)).mkdir()
+            self.bind(host, str(host))
 
     def inside(self, path: str) -> Path:
         """Where a path of this root lies outside of it."""
@@ -145,15 +162,14 @@ class Root:
     def command(self, arguments: list[str], workdir: str = "/", *, final: bool = False) -> list[str]:
         """For unshare: mount, change the root, run. *final*: read-only, and as a user without a name."""
         user = f"--userspec={USER} --groups= " if final and os.getuid() == 0 else ""
-        script = [*self._mounts(), *(self._read_only() if final else ())]
+        script = [*self.mounts(), *(self._read_only() if final else ())]
         script.append(f"""exec chroot {user}"$0" /bin/sh -c 'cd "$0" && exec "$@"' "$@\"""")
         return ["/bin/sh", "-ec", "\n".join(script), str(self.folder), workdir, *arguments]
 
-    def _mounts(self) -> Iterator[str]:
-        for name in HOST:
-            if Path("/", name).is_dir() and not Path("/", name).is_symlink():
-                yield f'mount --rbind /{name} "$0/{name}"'
-        yield f'mount --rbind {sys.base_prefix} "$0{INTERPRETER}"'
+    def mounts(self) -> Iterator[str]:
+        """Lines of a script that binds what this root has of the machine; $0 is the folder."""
+        for path, outside in self._bound.items():
+            yield f'mount --rbind {outside} "$0{path}"'
         yield 'mount -t tmpfs -o mode=755 tmpfs "$0/dev" && mkdir -m 1777 "$0/dev/shm"'
         for name in DEVICES:
             yield f'touch "$0/dev/{name}" && mount --bind /dev/{name} "$0/dev/{name}"'

@@ -217,6 +217,22 @@ def test_a_reload_begins_and_ends(supervise: Supervise, tmp_path: Path) -> None:
         manager.close()
 
 
+def test_the_watchdog_is_fed_before_the_supervisor_executes_itself(supervise: Supervise, tmp_path: Path) -> None:
+    """Its silence lasts while the new code is imported: all of the interval is left for that."""
+    manager = ServiceManager(str(tmp_path / "own"))
+    try:
+        own = supervise(APP, TOML, env={"NOTIFY_SOCKET": manager.variable, "WATCHDOG_USEC": "600000000"})
+        manager.wait("READY=1")
+        own.send(signal.SIGHUP)
+        wait_until(lambda: manager.lines().count("READY=1") == 2, 30, own.log)
+        begun = manager.heard.index("RELOADING=1")
+        assert manager.heard[:begun].count("WATCHDOG=1") == 1
+        assert manager.heard[begun:].count("WATCHDOG=1") == 2, "the old code and the new"
+        own.stop()
+    finally:
+        manager.close()
+
+
 def test_a_stopped_loop_feeds_no_watchdog(supervise: Supervise, tmp_path: Path) -> None:
     manager = ServiceManager(str(tmp_path / "own"))
     try:

@@ -122,6 +122,7 @@ class Reload:
             kept = {self._file, *state.descriptors}
             for descriptor in _open_descriptors() | kept:
                 os.set_inheritable(descriptor, descriptor in kept)
+            self._notifier.feed(time.monotonic())  # the next meal comes when all of the new code is imported
             self._launch.start_again(relaunch.Role.SUCCESSOR, self._file)
         except OSError as error:
             for descriptor in state.descriptors:

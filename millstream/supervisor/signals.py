@@ -80,6 +80,16 @@ class Signals:
         os.close(self._write_end)
 
 
+def end_while_starting() -> None:
+    """Let TERM and QUIT end us before the supervisor has its handlers, also as process 1.
+
+    The kernel spares that one what it has no handler for: a container that is stopped while it starts would go on.
+    """
+    if os.getpid() == 1:
+        for number in (signal.SIGTERM, signal.SIGQUIT):
+            signal.signal(number, lambda number, _frame: os._exit(128 + number))
+
+
 def ignore_in_child() -> None:
     """In a child that is no worker: ignore what may reach every process of the tree. The supervisor ends us."""
     for number in (*HANDLED, signal.SIGPIPE):

@@ -12,7 +12,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import structlog
 from setproctitle import setproctitle
@@ -30,6 +32,9 @@ from millstream.worker.tally import Tally, Uncounted
 log = structlog.get_logger("millstream.worker")
 
 _PR_SET_PDEATHSIG = 1
+
+OOM_SCORE = 500
+"""How much more a worker is worth to the kernel's out-of-memory killer than the supervisor: of 1000, all the memory."""
 
 
 def run_worker(spec: WorkerSpec, record: Record, stack_file: int, parent: int, app: Millstream | None) -> int:
@@ -60,6 +65,7 @@ def run_worker(spec: WorkerSpec, record: Record, stack_file: int, parent: int, a
 def _settle_in(spec: WorkerSpec, signals: Signals, stack_file: int, parent: int) -> None:
     """Leave behind what a fork inherits, and get what a process of our own needs."""
     die_with_parent(parent)
+    die_of_memory_first()
     os.nice(spec.nice)  # whoever renews leases and keeps deadlines gets the CPU before those that use it up
     signals.install()
     structlog.contextvars.clear_contextvars()
@@ -83,6 +89,13 @@ def die_with_parent(parent: int, death_signal: int = signal.SIGKILL) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def die_of_memory_first() -> None:
+    """Have the kernel kill us, or what we start, rather than the supervisor where memory runs out. Linux only."""
+    score = Path("/proc/self/oom_score_adj")
+    with suppress(OSError):
+        score.write_text(str(min(1000, int(score.read_text()) + OOM_SCORE)))
 
 
 def _tally(spec: WorkerSpec, record: Record, app: Millstream) -> Uncounted:

@@ -103,9 +103,13 @@ class FirstProcess:
         """TERM; the exit code."""
         tree = processes.tree(self._outer.pid)
         os.kill(self.pid, signal.SIGTERM)
-        code = self._outer.wait(timeout)
+        code = self.wait(timeout)
         processes.assert_gone(tree)
         return code
+
+    def wait(self, timeout: float = 20.0) -> int:
+        """Wait for its end; the exit code."""
+        return self._outer.wait(timeout)
 
     def close(self) -> None:
         """End it by any means: the kernel kills the whole namespace with its first process."""

@@ -1,6 +1,6 @@
 """A systemd that is process 1 of namespaces of its own: below its own root, in its own control group, with our unit.
 
-Nothing of the machine's own services, mounts or settings is reachable for it; what it has is gone with its first process.
+Nothing of the machine's own services, mounts or settings is in its reach; what it has is gone with its first process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.ops.namespaces import HOST, INTERPRETER, PATH, FirstProcess, Root, first_process, need, not_permitted, unshare
+from tests.ops.namespaces import (
+    HOST,
+    INTERPRETER,
+    PATH,
+    FirstProcess,
+    Root,
+    first_process,
+    need,
+    not_permitted,
+    unshare,
+)
 from tests.ops.tools import UNIT
 from tests.support.servers import Server
 from tests.support.supervised import ROOT

@@ -50,7 +50,7 @@ def until(name: str) -> list[object]:
 SHORT = """
 RestartSec=200ms
 TimeoutStopSec=2
-WatchdogSec=4
+WatchdogSec=3
 Environment=MILLSTREAM_WORKERS__DEFAULT__PROCESSES=2
 """
 
@@ -169,7 +169,7 @@ def test_a_reload_keeps_the_main_process_and_its_watchdog(service: StartService)
     assert job.result(10) == ["one", 1], "under the code that it began with"
     wait_until(lambda: "reload.done" in own.manager.log(), 10, own.manager.log)
     own.manager.wait("ActiveState", "active")
-    stays(lambda: own.ended()["NRestarts"] == "0", 5.0, "WatchdogSec is 4 s, and it is fed")
+    stays(lambda: own.ended()["NRestarts"] == "0", 4.0, "WatchdogSec is 3 s, and it is fed")
     assert own.manager.main() == main
     assert len(titled(main.pid, "millstream: worker")) == 2
     own.manager.systemctl("stop", SERVICE)
@@ -195,9 +195,7 @@ def test_a_wrong_configuration_is_not_tried_again(service: StartService) -> None
     stays(lambda: own.ended()["ActiveState"] == "failed", 0.6, "RestartSec is 0.2 s")
 
 
-def test_it_is_started_again_until_its_name_is_free(
-    service: StartService, prefix: str, tmp_path: Path
-) -> None:
+def test_it_is_started_again_until_its_name_is_free(service: StartService, prefix: str, tmp_path: Path) -> None:
     own = service("Environment=MILLSTREAM_SUPERVISOR__NAME=taken")
     env = {"MILLSTREAM_SUPERVISOR__NAME": "taken"}
     holder = Supervised(tmp_path / "holder", APP, redis_url=own.server.url, prefix=prefix, env=env)

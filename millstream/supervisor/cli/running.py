@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from millstream.supervisor import signals
 from millstream.supervisor.cli.options import Globals, connection_options, output_options, redis_url_option
 from millstream.supervisor.cli.session import Session
 from millstream.supervisor.reload import relaunch
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 def up(options: Globals, burst: bool, processes: int | None) -> int:
     """Run the supervisor and its workers until a signal ends them."""
     received = relaunch.received()
+    if received is None:
+        signals.end_while_starting()
     launch = relaunch.Launch.of_this_process()
     session = Session(options)
     settings = partial(_settings, session, processes)

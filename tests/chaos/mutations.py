@@ -223,8 +223,8 @@ MUTANTS = (
     Mutant(
         "malformed-entry-kills-the-worker",
         "worker/loop.py",
-        "        except (Malformed, TooNew) as error:",
-        "        except TooNew as error:",
+        "        except (Malformed, TooNew, BadSignature) as error:",
+        "        except (TooNew, BadSignature) as error:",
         "malformed-entries",
     ),
 )

@@ -7,12 +7,13 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from redis import exceptions
 
-from millstream.protocol.call import Argument, Call
+from millstream.protocol.call import Argument, Call, forbidden
 from millstream.protocol.client import SLICE
 from millstream.protocol.connection import AccessDenied, Refused, async_connection_pool, explained, hinted
 from millstream.protocol.errors import Unavailable
@@ -37,10 +38,12 @@ class AsyncLink:
             if isinstance(reply, exceptions.NoScriptError):
                 await self.execute_many([("SCRIPT", "LOAD", calls[index].script.text)])
                 replies[index] = (await self.execute_many([calls[index].evalsha()]))[0]
-        return [call.parse(await self._checked(reply)) for call, reply in zip(calls, replies, strict=True)]
+        return [
+            call.parse(await self._checked(reply, call.forbidden)) for call, reply in zip(calls, replies, strict=True)
+        ]
 
     async def execute(self, *command: Argument) -> Any:
-        return await self._checked((await self.execute_many([command]))[0])
+        return await self._checked((await self.execute_many([command]))[0], partial(forbidden, command))
 
     async def execute_many(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         try:
@@ -64,9 +67,9 @@ class AsyncLink:
         except exceptions.ResponseError as error:
             return error
 
-    async def _checked(self, reply: Any) -> Any:
+    async def _checked(self, reply: Any, doing: Callable[[str], str]) -> Any:
         if isinstance(reply, Exception):
-            meaning = explained(reply, self.url)
+            meaning = explained(reply, self.url, doing)
             if isinstance(meaning, Unavailable):
                 await self.close()
             raise meaning

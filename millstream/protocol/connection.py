@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -13,6 +15,11 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry as RedisRetry
 
 from millstream.protocol.errors import ConfigError, MillstreamError, Unavailable, Unsupported
+
+# redis-py would name itself to the server by CLIENT SETINFO, which Redis 7.0 does not know and an ACL need not allow.
+_UNNAMED: dict[str, Any] = (
+    {"driver_info": None} if find_spec("redis.driver_info") else {"lib_name": None, "lib_version": None}
+)
 
 
 class Refused(Unavailable):
@@ -43,6 +50,13 @@ def redacted(url: str) -> str:
         return "(a URL that cannot be parsed)"
 
 
+def without_user(url: str) -> str:
+    """The URL without user and password: which server it is, whoever connects."""
+    head, separator, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return head + separator + host.rpartition("@")[2] + slash + path
+
+
 def connection_options(url: str, *, connect_timeout: float, timeout: float) -> dict[str, Any]:
     """What redis-py needs to make connections for *url*; times in seconds.
 
@@ -60,6 +74,7 @@ def connection_options(url: str, *, connect_timeout: float, timeout: float) -> d
         "socket_timeout": timeout,
         "health_check_interval": 0,
         "client_name": "millstream",
+        **_UNNAMED,
     }
 
 
@@ -115,14 +130,25 @@ def hinted(error: Unavailable, url: str) -> Unavailable:
     return error
 
 
-def explained(error: BaseException, url: str) -> MillstreamError:
-    """The error of ours that says what *error* of redis-py means and what to do about it."""
+# How an ACL's refusal begins: of a plain command, and within a script (Valkey, then Redis 7.0).
+_DENIALS = ("NOPERM", "ACL failure in script", "The user executing the script")
+
+
+def explained(error: BaseException, url: str, doing: Callable[[str], str] = str) -> MillstreamError:
+    """The error of ours that says what *error* of redis-py means and what to do about it.
+
+    *doing* makes of an ACL's refusal what it was that the user may not do: not every server says it.
+    """
     where = redacted(url)
     text = str(error)
     if isinstance(error, exceptions.AuthenticationError) or re.match("WRONGPASS|NOAUTH", text):
         return AccessDenied(f"Redis at {where} refused the user name or password")
-    if isinstance(error, exceptions.NoPermissionError) or text.startswith("NOPERM"):
-        return AccessDenied(f"Redis at {where} forbids this user a command or key: {text}")
+    if isinstance(error, exceptions.NoPermissionError) or text.startswith(_DENIALS):
+        user = urlsplit(url).username or "default"
+        return AccessDenied(
+            f"Redis at {where} forbids user {user!r} a command or key: {_short(doing(text))} "
+            "(the rights of each role: ops/docs/security.md)"
+        )
     refusal = _REFUSAL_TYPES.get(type(error), text.split(" ", 1)[0])
     if refusal in _REFUSALS:
         return Refused(f"Redis at {where} {_REFUSALS[refusal]}")

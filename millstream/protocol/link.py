@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from redis import exceptions
 
-from millstream.protocol.call import Argument, Call
+from millstream.protocol.call import Argument, Call, forbidden
 from millstream.protocol.connection import connection_pool, explained
 from millstream.protocol.errors import Unavailable
 
@@ -46,16 +47,16 @@ class Link:
         for index, reply in enumerate(replies):
             if isinstance(reply, exceptions.NoScriptError):
                 replies[index] = self._load_and_run(calls[index])
-        for reply in replies:
+        for call, reply in zip(calls, replies, strict=True):
             if isinstance(reply, Exception):
-                raise self._explained(reply)
+                raise self._explained(reply, call.forbidden)
         return [call.parse(reply) for call, reply in zip(calls, replies, strict=True)]
 
     def execute(self, *command: Argument) -> Reply:
         """Run one plain command; raises its error."""
         reply = self.execute_many([command])[0]
         if isinstance(reply, Exception):
-            raise self._explained(reply)
+            raise self._explained(reply, partial(forbidden, command))
         return reply
 
     def execute_many(self, commands: Sequence[Sequence[Argument]]) -> list[Reply]:
@@ -121,8 +122,8 @@ class Link:
         self.execute("SCRIPT", "LOAD", call.script.text)
         return self.execute_many([call.evalsha()])[0]
 
-    def _explained(self, error: Exception) -> Exception:
-        meaning = explained(error, self.url)
+    def _explained(self, error: Exception, doing: Callable[[str], str]) -> Exception:
+        meaning = explained(error, self.url, doing)
         if isinstance(meaning, Unavailable):
             self.close()
         return NoGroup(str(error)) if str(error).startswith("NOGROUP") else meaning

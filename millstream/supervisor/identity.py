@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from millstream.protocol.connection import without_user
 from millstream.protocol.errors import NameTaken
 
 LOCK_PATIENCE = 3.0
@@ -80,8 +81,8 @@ def runtime_folder() -> Path:
 
 
 def runtime_path(name: str, url: str, prefix: str, kind: str) -> Path:
-    """A file of the one supervisor that may have this name on this server and prefix."""
-    digest = hashlib.sha256(f"{url}\0{prefix}\0{name}".encode()).hexdigest()[:24]
+    """A file of the one supervisor that may have this name on this server and prefix, whoever asks for it."""
+    digest = hashlib.sha256(f"{without_user(url)}\0{prefix}\0{name}".encode()).hexdigest()[:24]
     return runtime_folder() / f"{digest}.{kind}"
 
 

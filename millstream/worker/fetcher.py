@@ -13,6 +13,7 @@ from redis import exceptions
 
 from millstream.protocol import transitions
 from millstream.protocol.call import Call
+from millstream.protocol.connection import AccessDenied, explained
 from millstream.protocol.errors import MillstreamError, Unavailable
 from millstream.protocol.keys import GROUP
 from millstream.protocol.link import Link, NoGroup
@@ -246,7 +247,8 @@ class Fetcher:
     def _read_delivery(self, reply: Any, streams: dict[str, int]) -> Delivery | None:
         if isinstance(reply, exceptions.ResponseError):
             self._joined = False
-            raise NoGroup(str(reply))
+            meaning = explained(reply, self._blocking.url)
+            raise meaning if isinstance(meaning, AccessDenied) else NoGroup(str(reply))
         self._failures = 0
         self._record.words[Word.LAST_FETCH] = time.monotonic_ns()
         if not reply:

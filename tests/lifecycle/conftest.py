@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from millstream.protocol.app import Millstream
+from millstream.protocol.client import Client
 from tests.lifecycle import program
+from tests.support.acl import as_role
 from tests.support.supervised import Supervised
 from tests.support.waiting import wait_until
 
@@ -25,6 +28,11 @@ class Mill:
     def __init__(self, up: Supervised, app: Millstream) -> None:
         self.up = up
         self.app = app
+
+    @cached_property
+    def operator(self) -> Client:
+        """What commands of an operator connect by."""
+        return Client(as_role(self.app.client.url, "operator"), self.app.client.keys)
 
     def lines(self, *words: object) -> list[str]:
         """The notes that begin with these words."""

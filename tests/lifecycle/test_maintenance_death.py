@@ -9,6 +9,7 @@ import time
 
 import psutil
 import pytest
+from redis import Redis
 
 from tests.lifecycle import program
 from tests.lifecycle.conftest import Mill, StartMill
@@ -59,7 +60,7 @@ def test_leases_of_a_job_longer_than_the_lease_are_renewed(mill: StartMill) -> N
     running.up.stop()
 
 
-def test_what_a_dead_worker_got_late_is_found_by_the_next_maintenance(mill: StartMill) -> None:
+def test_what_a_dead_worker_got_late_is_found_by_the_next_maintenance(mill: StartMill, redis: Redis) -> None:
     """The one before meant to look at that consumer again; it is long before the lease is over."""
     running = mill()
     running.up.send(signal.SIGTSTP)
@@ -68,7 +69,7 @@ def test_what_a_dead_worker_got_late_is_found_by_the_next_maintenance(mill: Star
     (host,) = json.loads(running.up.command("ps", "--json").stdout)
     stream = running.app.queue_keys("default").stream("normal")
     dead = f"{host['instance']}:default/9:99"
-    running.app.client.execute("XREADGROUP", "GROUP", "millstream", dead, "COUNT", 1, "STREAMS", stream, ">")
+    redis.xreadgroup("millstream", dead, {stream: ">"}, count=1)
     old = running.up.maintenance()
     os.kill(old or 0, signal.SIGKILL)
     wait_until(lambda: _replaced(running, old or 0), 5.0)

@@ -113,7 +113,7 @@ def test_the_same_id_runs_once(mill: StartMill) -> None:
 
 def test_pause_and_resume(mill: StartMill) -> None:
     running = mill(processes=2)
-    keys, client = running.app.queue_keys("default"), running.app.client
+    keys, client = running.app.queue_keys("default"), running.operator
     assert client.run(control.pause(keys))
     handles = [program.add.enqueue(number) for number in range(5)]
     delayed = program.add.using(delay=0.1).enqueue(10)
@@ -126,7 +126,7 @@ def test_pause_and_resume(mill: StartMill) -> None:
 
 def test_a_resume_whose_caller_died_goes_on(mill: StartMill) -> None:
     running = mill()
-    keys, client = running.app.queue_keys("default"), running.app.client
+    keys, client = running.app.queue_keys("default"), running.operator
     client.run(control.pause(keys))
     handles = [program.add.enqueue(number) for number in range(5)]
     assert client.run(control.resume(keys, count=2)).state is control.Resuming.MORE
@@ -142,7 +142,7 @@ def test_a_dead_letter_runs_again(mill: StartMill) -> None:
     handle.result(5)
     failed = program.fail.enqueue("no luck")
     _wait(failed, State.DEAD)
-    keys, client = running.app.queue_keys("default"), running.app.client
+    keys, client = running.app.queue_keys("default"), running.operator
     assert control.retry_dead(client, keys, [failed.id]) == {failed.id: control.Retried.QUEUED}
     running.wait_for("fail", count=6)
     info = _wait(failed, State.DEAD)

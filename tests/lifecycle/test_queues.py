@@ -60,7 +60,7 @@ def test_a_job_of_any_queue_wakes_an_idle_worker(mill: StartMill) -> None:
 
 def test_a_paused_queue_does_not_stop_the_others(mill: StartMill) -> None:
     running = mill(queues='["urgent", "default"]')
-    client, keys = running.app.client, running.app.queue_keys("urgent")
+    client, keys = running.operator, running.app.queue_keys("urgent")
     client.run(control.pause(keys))
     held = program.add.using(queue="urgent").enqueue(1)
     assert [program.add.enqueue(number).result(5) for number in range(5)] == [2, 3, 4, 5, 6]

@@ -130,7 +130,7 @@ def test_who_is_busy_stays_and_who_idles_leaves(scaled: StartScaled) -> None:
 
 def test_a_paused_queue_does_not_make_it_grow(scaled: StartScaled) -> None:
     running = scaled()
-    client, keys = running.app.client, running.app.queue_keys("default")
+    client, keys = running.operator, running.app.queue_keys("default")
     gate = program.until.enqueue("nap0", "go")
     running.wait_for("start")
     running.app.enqueue_many(program.nap.job(f"nap{number}", 0.05) for number in range(1, 100))

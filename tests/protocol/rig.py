@@ -11,6 +11,7 @@ from millstream.protocol.envelope import encode_envelope
 from millstream.protocol.keys import Keys
 from millstream.protocol.link import Link
 from millstream.protocol.transitions import Fetched, Inspected, Kind, NewJob, Outcome, Verdict
+from tests.support.acl import as_role
 
 A, B = "a-000001:g/0:1", "b-000001:g/0:1"
 """Two consumers, of two instances."""
@@ -21,7 +22,7 @@ class Rig:
 
     def __init__(self, url: str, prefix: str) -> None:
         self.keys = Keys(prefix).queue("q")
-        self.link = Link(url)
+        self.link = Link(as_role(url, "admin"))
         self.run = self.link.run
 
     def join(self, consumer: str = A, lease: float = 30.0) -> int:

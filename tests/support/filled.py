@@ -14,6 +14,7 @@ from millstream.protocol.inspect import Survey, survey
 from millstream.protocol.keys import Keys
 from millstream.protocol.link import Link
 from millstream.protocol.transitions import Kind, NewJob, Outcome
+from tests.support.acl import as_role
 
 CONSUMER = "host-1a2b3c:default/0:1"
 
@@ -22,7 +23,7 @@ class Filled:
     """One queue of one server, and a connection to it."""
 
     def __init__(self, url: str, prefix: str, queue: str = "q") -> None:
-        self.link = Link(url)
+        self.link = Link(as_role(url, "admin"))
         self.all_keys = Keys(prefix)
         self.keys = self.all_keys.queue(queue)
         self._numbers = itertools.count(1)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tests.support import acl
 from tests.support.resp import PUSH, take
 from tests.support.waiting import wait_until
 
@@ -76,7 +77,8 @@ class Proxy:
     @property
     def url(self) -> str:
         """The URL that clients use instead of the server's."""
-        return f"redis://{self._listen}:{self.port}/0"
+        user = acl.credentials("producer") if acl.EVERYWHERE else ""
+        return f"redis://{user}{self._listen}:{self.port}/0"
 
     def drop_reply(
         self, containing: bytes | Callable[[bytes], bool] = b"", times: float = 1, hang: bool = False

@@ -20,6 +20,7 @@ from redis import exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.support import acl
 from tests.support.processes import die_with_parent
 from tests.support.waiting import wait_until
 
@@ -42,8 +43,14 @@ class Options:
     appendfsync: str = "everysec"
     maxmemory: int | None = None  # bytes; policy noeviction
     requirepass: str | None = None
+    acl: str | None = acl.ANY_PREFIX if acl.EVERYWHERE else None  # the shipped users, for keys with this prefix
     extra: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()  # beside ours
+
+    @property
+    def has_roles(self) -> bool:
+        """Whether clients have to say who they are."""
+        return self.acl is not None and self.requirepass is None
 
     def arguments(self) -> list[str]:
         """The server's command line for these options."""
@@ -52,6 +59,8 @@ class Options:
             args += ["--maxmemory", str(self.maxmemory), "--maxmemory-policy", "noeviction"]
         if self.requirepass is not None:
             args += ["--requirepass", self.requirepass]
+        if self.has_roles:
+            args += ["--aclfile", "users.acl", "--masteruser", "admin", "--masterauth", acl.password("admin")]
         return [*args, *self.extra]
 
 
@@ -88,7 +97,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """URL of the unix socket, with the password if there is one."""
+        """URL of the unix socket, with the password if there is one; that of a producer where there are roles."""
         return f"unix://{self._credentials}{self.socket}"
 
     @property
@@ -99,6 +108,8 @@ class Server:
 
     @property
     def _credentials(self) -> str:
+        if self.options.has_roles:
+            return acl.credentials("producer")
         return f":{self.options.requirepass}@" if self.options.requirepass else ""
 
     @property
@@ -108,9 +119,9 @@ class Server:
         return self.process.pid
 
     def client(self, **options: object) -> redis.Redis:
-        """A redis-py client that never re-sends a command."""
+        """A redis-py client that never re-sends a command, and may do anything."""
         settings: dict[str, object] = {"retry": Retry(NoBackoff(), 0), "socket_timeout": 10.0, **options}
-        return redis.Redis.from_url(self.url, **settings)
+        return redis.Redis.from_url(acl.as_role(self.url, "admin"), **settings)
 
     def start(self, timeout: float = 10.0) -> Server:
         """Start it and wait until it answers; a port taken meanwhile is replaced by another."""
@@ -129,6 +140,8 @@ class Server:
         command = [str(program), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         command += ["--unixsocket", str(self.socket), "--dir", str(self.folder), "--daemonize", "no"]
         command += ["--logfile", str(self.folder / "log"), *self.options.arguments()]
+        if self.options.acl is not None:
+            (self.folder / "users.acl").write_text(acl.users(self.options.acl))
         self.socket.unlink(missing_ok=True)
         self.process = subprocess.Popen(
             command,

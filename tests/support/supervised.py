@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.support import processes
+from tests.support import acl, processes
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +69,7 @@ class Supervised:
         env = {**os.environ, "MILLSTREAM_PREFIX": self.prefix, "MILLSTREAM_WEB__BIND": "off"}
         env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), env.get("PYTHONPATH"))))
         if self.redis_url is not None:
-            env["MILLSTREAM_REDIS_URL"] = self.redis_url
+            env["MILLSTREAM_REDIS_URL"] = acl.as_role(self.redis_url, "worker")
         return {**env, **self._env, **self.extra}
 
     def start(self, wait: bool = True, timeout: float = 20.0) -> Supervised:
@@ -92,10 +92,13 @@ class Supervised:
 
     def command(self, *arguments: str, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
         """Run `millstream ARGUMENT...` in the same folder with the same environment."""
+        env = self.environment
+        if "MILLSTREAM_REDIS_URL" in env:
+            env["MILLSTREAM_REDIS_URL"] = acl.as_role(env["MILLSTREAM_REDIS_URL"], "operator")
         return subprocess.run(
             [sys.executable, "-m", "millstream", *arguments],
             cwd=self.folder,
-            env=self.environment,
+            env=env,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.support import leaks, network_namespace, processes, resp
+from tests.support.acl import as_role
 from tests.support.network_namespace import NetworkNamespace
 from tests.support.proxy import Proxy
 from tests.support.servers import Kind, Server, StartServer
@@ -49,7 +50,7 @@ def test_a_paused_server_does_not_answer(start_server: StartServer) -> None:
 
 def test_the_proxy_loses_one_reply_after_its_execution(proxy: Proxy, redis: redis_py.Redis, prefix: str) -> None:
     key = prefix + "queues"
-    with client_of(proxy.url) as client:
+    with client_of(as_role(proxy.url, "admin")) as client:
         assert client.sadd(key, "before") == 1
         loss = proxy.drop_reply(b"lost")
         with pytest.raises(redis_py.ConnectionError):
@@ -61,7 +62,7 @@ def test_the_proxy_loses_one_reply_after_its_execution(proxy: Proxy, redis: redi
 
 def test_replies_before_the_lost_one_arrive(proxy: Proxy, redis: redis_py.Redis, prefix: str) -> None:
     proxy.drop_reply(b"three", hang=True)
-    with client_of(proxy.url, timeout=0.2) as client:
+    with client_of(as_role(proxy.url, "admin"), timeout=0.2) as client:
         pipe = client.pipeline(transaction=False)
         for member in ("one", "two", "three", "four"):
             pipe.sadd(prefix + "queues", member)
@@ -71,7 +72,7 @@ def test_replies_before_the_lost_one_arrive(proxy: Proxy, redis: redis_py.Redis,
 
 
 def test_a_blackhole_holds_and_resume_lets_flow(proxy: Proxy) -> None:
-    with client_of(proxy.url, timeout=0.2) as client:
+    with client_of(as_role(proxy.url, "admin"), timeout=0.2) as client:
         client.ping()
         proxy.blackhole()
         with pytest.raises(redis_py.TimeoutError):
@@ -87,7 +88,7 @@ def test_a_blackhole_holds_and_resume_lets_flow(proxy: Proxy) -> None:
 
 def test_a_proxy_leads_to_another_server(proxy: Proxy, start_server: StartServer) -> None:
     other = start_server()
-    with client_of(proxy.url) as client, other.client() as direct:
+    with client_of(as_role(proxy.url, "admin")) as client, other.client() as direct:
         client.ping()
         proxy.retarget(str(other.socket))
         with contextlib.suppress(redis_py.ConnectionError):  # where it has not seen yet that its connection has ended
@@ -102,7 +103,7 @@ def test_a_program_in_a_network_of_its_own_is_cut_off(server: Server) -> None:
         pytest.xfail("not permitted here") if strict else pytest.skip("not permitted here")
     code = "import sys, redis; redis.Redis.from_url(sys.argv[1], socket_timeout=0.3, socket_connect_timeout=0.3).ping()"
     with NetworkNamespace() as network, Proxy(str(server.socket), listen=network.outside) as between:
-        ping = [*network.launcher, sys.executable, "-c", code, between.url]
+        ping = [*network.launcher, sys.executable, "-c", code, as_role(between.url, "admin")]
         wait_until(lambda: subprocess.run(ping, capture_output=True).returncode == 0, 10.0, "an answer")
         network.cut()
         assert b"Error" in subprocess.run(ping, capture_output=True).stderr

@@ -18,6 +18,11 @@ class Script:
     text: str
     sha: str
 
+    @property
+    def command(self) -> str:
+        """What runs it: one that only reads is run so that a user, or a replica, needs no right to write."""
+        return "EVALSHA_RO" if "no-writes" in self.text.partition("\n")[0] else "EVALSHA"
+
 
 def _read(file: str) -> str:
     return (resources.files(__name__) / file).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-#!lua flags=allow-oom
+#!lua flags=no-writes,allow-oom
 -- The ids of the jobs in one place of a queue, a bounded page per call. Reads only.
 -- KEYS: as in _keys.lua
 -- ARGV: 1 place: running, queued (held ones last), due, dead or history (newest first, both), 2 position ("" at first),

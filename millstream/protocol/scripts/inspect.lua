@@ -1,4 +1,4 @@
-#!lua flags=allow-oom
+#!lua flags=no-writes,allow-oom
 -- All that is known of one job.
 -- KEYS: 1 record, 2-6 the streams again, critical, high, normal, low, 7 held
 -- ARGV: -

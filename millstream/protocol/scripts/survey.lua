@@ -1,4 +1,4 @@
-#!lua flags=allow-oom
+#!lua flags=no-writes,allow-oom
 -- How many jobs of one queue are where. Reads only.
 -- KEYS: as in _keys.lua
 -- ARGV: -

@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from millstream.protocol import control
+from millstream.protocol.connection import AccessDenied
 from millstream.protocol.errors import MillstreamError, Unavailable
 from millstream.protocol.link import NoGroup
 from millstream.protocol.scoreboard import Header, Scoreboard
@@ -49,6 +50,7 @@ class Duties:
         self._stopping = threading.Event()
         self._failures = 0
         self._timers: dict[str, float] = {}
+        self._failing: set[str] = set()  # duties whose last reply was an error
 
     def run(self) -> None:
         """Do what is to be done until :meth:`stop`."""
@@ -96,10 +98,15 @@ class Duties:
         self._timers[name] = now + interval
         try:
             duty()
-        except Unavailable:
-            raise
-        except MillstreamError as error:  # an error reply to this duty: the others are not to suffer for it
-            log.error("maintenance.duty_failed", duty=name, error=str(error))
+        except MillstreamError as error:
+            if isinstance(error, Unavailable) and not isinstance(error, AccessDenied):
+                raise
+            # An error reply to this duty: the others are not to suffer for it. Said once, not at every turn.
+            if name not in self._failing:
+                log.error("maintenance.duty_failed", duty=name, error=str(error))
+            self._failing.add(name)
+        else:
+            self._failing.discard(name)
 
     def _wait_for_redis(self) -> None:
         self._failures += 1

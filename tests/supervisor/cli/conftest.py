@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from millstream.supervisor.cli import run
+from tests.support.acl import as_role
 from tests.support.commands import Cli
 from tests.support.filled import Filled
 
@@ -30,7 +31,7 @@ def endless() -> None:
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, url: str, prefix: str) -> None:
-    monkeypatch.setenv("MILLSTREAM_REDIS_URL", url)
+    monkeypatch.setenv("MILLSTREAM_REDIS_URL", as_role(url, "operator"))
     monkeypatch.setenv("MILLSTREAM_PREFIX", prefix)
 
 

@@ -44,13 +44,15 @@ class Options:
     maxmemory: int | None = None  # bytes; policy noeviction
     requirepass: str | None = None
     acl: str | None = acl.ANY_PREFIX if acl.EVERYWHERE else None  # the shipped users, for keys with this prefix
+    user: tuple[str, str] | None = None  # name and password of a user that `extra` makes, who may do anything
+    tls: Path | None = None  # a folder with ca.pem, server.pem and server.key: the TCP port speaks TLS only
     extra: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()  # beside ours
 
     @property
     def has_roles(self) -> bool:
         """Whether clients have to say who they are."""
-        return self.acl is not None and self.requirepass is None
+        return self.acl is not None and self.requirepass is None and self.user is None
 
     def arguments(self) -> list[str]:
         """The server's command line for these options."""
@@ -104,12 +106,15 @@ class Server:
     def tcp_url(self) -> str:
         """URL of the TCP port; only with Options(tcp=True)."""
         assert self.port, "started without tcp=True"
-        return f"redis://{self._credentials}127.0.0.1:{self.port}/0"
+        scheme = "rediss" if self.options.tls else "redis"
+        return f"{scheme}://{self._credentials}127.0.0.1:{self.port}/0"
 
     @property
     def _credentials(self) -> str:
         if self.options.has_roles:
             return acl.credentials("producer")
+        if self.options.user is not None:
+            return ":".join(self.options.user) + "@"
         return f":{self.options.requirepass}@" if self.options.requirepass else ""
 
     @property
@@ -137,7 +142,7 @@ class Server:
     def _spawn(self) -> None:
         program = binary(self.kind)
         assert program is not None, f"{self.kind}: no server program"
-        command = [str(program), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        command = [str(program), *self._listening(), "--bind", "127.0.0.1", "--save", ""]
         command += ["--unixsocket", str(self.socket), "--dir", str(self.folder), "--daemonize", "no"]
         command += ["--logfile", str(self.folder / "log"), *self.options.arguments()]
         if self.options.acl is not None:
@@ -152,6 +157,13 @@ class Server:
             preexec_fn=die_with_parent,
             start_new_session=True,
         )
+
+    def _listening(self) -> list[str]:
+        if (folder := self.options.tls) is None:
+            return ["--port", str(self.port)]
+        files = [f"--tls-ca-cert-file {folder}/ca.pem", f"--tls-cert-file {folder}/server.pem"]
+        files += [f"--tls-key-file {folder}/server.key", "--tls-auth-clients optional"]
+        return ["--port", "0", "--tls-port", str(self.port), *" ".join(files).split()]
 
     def _answers(self, timeout: float) -> bool:
         deadline = time.monotonic() + timeout

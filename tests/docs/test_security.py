@@ -31,7 +31,7 @@ def test_the_commands_make_a_file_that_works(tmp_path: Path, start_server: Start
         kind, extra=("--aclfile", str(tmp_path / "users.acl")), acl=None, user=_user(tmp_path, "admin")
     )
     with redis.Redis.from_url(server.url) as admin:
-        assert set(admin.acl_users()) == {b"default", b"admin", b"producer", b"worker", b"operator", b"web"}
+        assert set(admin.acl_users()) == {"default", "admin", "producer", "worker", "operator", "web"}
     name, password = _user(tmp_path, "producer")
     with redis.Redis(unix_socket_path=str(server.socket), username=name, password=password) as producer:
         assert producer.sadd("shop:queues", "q") == 1

@@ -53,12 +53,13 @@ def with_clients_certificate(server: Server, trusted: Path) -> str:
     return f"{server.tcp_url}?{files}"
 
 
+@pytest.mark.parametrize("server", [Kind.VALKEY], indirect=True, ids=str)  # that of the fixture plays no part here
 @pytest.mark.leaves_jobs
 def test_supervisor_and_producer_by_tls(
     start_server: StartServer, supervise: Callable[..., Supervised], trusted: Path
 ) -> None:
-    server = start_server(Kind.REDIS, tcp=True, tls=trusted, acl="ms:", extra=("--tls-auth-clients", "yes"))
-    url = with_clients_certificate(server, trusted)
+    own = start_server(Kind.REDIS, tcp=True, tls=trusted, acl="ms:", extra=("--tls-auth-clients", "yes"))
+    url = with_clients_certificate(own, trusted)
     up = supervise(APP, "", redis_url=url, prefix="ms:")
     app = Millstream(redis_url=url, prefix="ms:")
     assert app.enqueue("add", 1, 2, queue="q").result(timeout=10) == 3

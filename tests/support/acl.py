@@ -15,7 +15,7 @@ ANY_PREFIX = "[a-z]*:"
 """The prefixes of all tests, `ms:` as well as those that the fixture `prefix` makes, as a pattern of keys."""
 
 _PLACEHOLDER = re.compile(r"#SHA256-OF-THE-PASSWORD-OF-(\w+)")
-_USER = re.compile(r"^(\w+://)(?:admin|producer|worker|operator|web):[^@/]*@")
+_USER = re.compile(r"^(\w+://)(\w+):secret-of-\2@")
 
 
 def password(role: str) -> str:

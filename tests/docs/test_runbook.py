@@ -18,6 +18,7 @@ from millstream import Millstream
 from millstream.protocol.scoreboard import Phase
 from millstream.supervisor.web import health
 from tests.docs.documents import DOCS, blocks, code, commands, rows, sections
+from tests.support.acl import as_role
 from tests.support.servers import StartServer
 from tests.support.supervised import ROOT, Supervised
 from tests.support.waiting import wait_until
@@ -60,7 +61,8 @@ def variables(own: Supervised, app: Millstream) -> dict[str, str]:
     wait_until(lambda: dead.status() == "dead" and running.status() == "running", 20, own.log)
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     names = {"PID": str(own.pid), "DEAD": dead.id, "RUNNING": running.id, "PATH": path}
-    return {**own.environment, **names, "PYTHONDONTWRITEBYTECODE": "1"}
+    operator = {"MILLSTREAM_REDIS_URL": as_role(own.environment["MILLSTREAM_REDIS_URL"], "operator")}
+    return {**own.environment, **operator, **names, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 @pytest.mark.leaves_jobs

@@ -20,6 +20,7 @@ from millstream.protocol.keys import Keys, QueueKeys
 from millstream.protocol.scripts import script
 from millstream.protocol.transitions import MAX_ITEMS, all_keys
 from tests.docs.documents import DOCS, blocks, code, commands, rows, sections
+from tests.support.acl import password
 from tests.support.servers import Server
 from tests.support.supervised import Supervised
 from tests.support.waiting import wait_until
@@ -75,9 +76,13 @@ def by_redis_cli(server: Server, lua: Path, command: str) -> str:
     """Run a documented command with redis-cli."""
     if shutil.which("redis-cli") is None:
         pytest.skip("no redis-cli on this machine (Debian package redis-tools)")
-    arguments = command.replace("redis-cli", f"redis-cli -s {server.socket}", 1)
+    arguments = command.replace("redis-cli", f"redis-cli -s {server.socket}{_admin(server)}", 1)
     done = subprocess.run(["bash", "-c", arguments], cwd=lua, capture_output=True, text=True, check=True)
     return done.stdout
+
+
+def _admin(server: Server) -> str:
+    return f" --no-auth-warning --user admin --pass {password('admin')}" if server.options.has_roles else ""
 
 
 def by_raw_commands(server: Server, lua: Path, command: str) -> str:

@@ -53,7 +53,7 @@ def test_also_behind_one_that_holds_the_gil(mill: StartMill) -> None:
     running.wait_for("start", "long")
     running.wait_for("noop", count=TINY + 600, timeout=5.0)
     running.up.stop()
-    assert purge_all(running.app.client, running.app.queue_keys("default")) == 1, "the long one was given back"
+    assert purge_all(running.operator, running.app.queue_keys("default")) == 1, "the long one was given back"
 
 
 def test_a_lone_worker_keeps_its_batch(mill: StartMill) -> None:

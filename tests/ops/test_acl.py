@@ -187,6 +187,8 @@ def operate(command: Callable[..., str], client: Client) -> None:
     command("queues", "purge", "q", "--due", "--yes")
     command("enqueue", "add", "1", "2", "--queue", "q", "--id", "held")
     command("enqueue", "add", "1", "2", "--queue", "q", "--delay", "60", "--id", "operated")
+    with pytest.raises(TimeoutError):  # what `jobs watch` does with a job that is not over
+        client.wait_for_end(Keys("ms:").queue("q"), "operated", 0.2)
     command("jobs", "cancel", "operated")
     command("queues", "resume", "q")
     command("jobs", "watch", "held")

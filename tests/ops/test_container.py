@@ -22,6 +22,7 @@ from millstream import Millstream
 from tests.ops.dockerfile import Stage, parse
 from tests.ops.namespaces import INTERPRETER, PATH, Root, first_process, need, unshare
 from tests.ops.tools import DOCKERFILE
+from tests.support.acl import as_role
 from tests.support.servers import StartServer, free_port
 from tests.support.supervised import ROOT
 from tests.support.waiting import wait_until
@@ -156,7 +157,7 @@ def test_its_program_becomes_ready_works_and_drains(
     server, last, port = start_server(tcp=True), stages[-1], free_port()
     environ = surroundings(last.variables()) | {
         "MILLSTREAM_APP": "shop:app",
-        "MILLSTREAM_REDIS_URL": server.tcp_url,
+        "MILLSTREAM_REDIS_URL": as_role(server.tcp_url, "worker"),
         "MILLSTREAM_PREFIX": prefix,
         "MILLSTREAM_WORKERS__DEFAULT__PROCESSES": "1",
         "MILLSTREAM_WEB__BIND": f"0.0.0.0:{port}",

@@ -15,6 +15,7 @@ from millstream import InvalidJob, Millstream, NotJSON, PayloadTooLarge, Unavail
 from millstream.protocol.control import delete_dead
 from millstream.protocol.inspect import browse
 from millstream.protocol.listing import infos_of
+from tests.support.acl import as_role
 from tests.support.servers import StartServer
 from tests.support.supervised import Supervised
 from tests.support.waiting import wait_until
@@ -32,7 +33,7 @@ def add(a: int, b: int = 1) -> int:
 
 @pytest.fixture
 def app(url: str, prefix: str) -> Iterator[Millstream]:
-    app = Millstream(redis_url=url, prefix=prefix)
+    app = Millstream(redis_url=as_role(url, "operator"), prefix=prefix)
 
     @app.job(queue="q")
     def add(a: Any, b: int = 1) -> Any:

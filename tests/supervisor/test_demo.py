@@ -23,6 +23,7 @@ from millstream.supervisor.demo.files import LARGE, find_files, standard_library
 from millstream.supervisor.demo.jobs import CHUNK, analyse
 from millstream.supervisor.demo.summary import Summary, slot_of, summarise, worded
 from tests.support import processes
+from tests.support.acl import as_role
 from tests.support.supervised import ROOT
 from tests.support.waiting import wait_until
 
@@ -202,7 +203,7 @@ class TestDemo:
         assert left_in(tmp_path / "tmp") == []
 
     def test_a_given_server_is_left_as_it_was(self, demo: Start, folder: Path, url: str, redis: redis_py.Redis) -> None:
-        out, err = demo(str(folder), "--limit", "3", MILLSTREAM_REDIS_URL=url).communicate(timeout=60)
+        out, err = demo(str(folder), "--limit", "3", MILLSTREAM_REDIS_URL=as_role(url, "admin")).communicate(timeout=60)
         assert out.startswith("3 files in"), out + err
         assert redis.dbsize() == 0
 

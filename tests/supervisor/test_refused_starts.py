@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import redis as redis_py
 
+from tests.support.acl import as_role
 from tests.support.proxy import Proxy
 from tests.support.servers import StartServer
 from tests.support.supervised import ROOT, Supervised
@@ -66,7 +67,7 @@ def up(project: Path, url: str, *arguments: str, **variables: str) -> tuple[int,
     """Run ``millstream up`` where it should refuse; exit code and stderr."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": str(project), **variables}
     done = subprocess.run(
-        [sys.executable, "-m", "millstream", *arguments, "--redis-url", url, "up"],
+        [sys.executable, "-m", "millstream", *arguments, "--redis-url", as_role(url, "worker"), "up"],
         cwd=project,
         env=env,
         capture_output=True,

@@ -94,7 +94,9 @@ class Supervised:
         """Run `millstream ARGUMENT...` in the same folder with the same environment."""
         env = self.environment
         if "MILLSTREAM_REDIS_URL" in env:
-            env["MILLSTREAM_REDIS_URL"] = acl.as_role(env["MILLSTREAM_REDIS_URL"], "operator")
+            env["MILLSTREAM_REDIS_URL"] = acl.as_role(
+                env["MILLSTREAM_REDIS_URL"], "worker" if "up" in arguments else "operator"
+            )
         return subprocess.run(
             [sys.executable, "-m", "millstream", *arguments],
             cwd=self.folder,

@@ -21,6 +21,7 @@ from millstream.protocol.transitions import NewJob, Outcome
 from millstream.supervisor.web.gauges import GAUGES
 from millstream.worker import metrics
 from tests.supervisor.web.conftest import TOML, Mill, StartMill
+from tests.support.acl import as_role
 from tests.support.servers import Kind
 from tests.support.waiting import wait_until
 
@@ -172,7 +173,7 @@ def test_what_is_running_and_waiting_is_shown(mill: StartMill, redis: redis_py.R
 def vanished(url: str, prefix: str, job_id: str, crashes: int) -> None:
     """Leave a job in queue `a` that was on when its host vanished, after so many crashes."""
     keys, consumer = Keys(prefix).queue("a"), "gone-000001:g/0:1"
-    with contextlib.closing(Link(url)) as link:
+    with contextlib.closing(Link(as_role(url, "worker"))) as link:
         link.run(transitions.join(keys, "gone-000001", 0.1))
         envelope = encode_envelope("ok", [1], {}, queue="a", enqueued_at=1_700_000_000_000)
         link.run(transitions.enqueue(keys, [NewJob(job_id, "normal", envelope, None, "")]))

@@ -36,7 +36,7 @@ def server_url(server: str) -> Iterator[str]:
         yield server
         return
     kind = Kind.VALKEY if server == "embedded" else Kind.REDIS
-    with Server(kind, Options(appendonly=True)) as own:
+    with Server(kind, Options(appendonly=True, acl=None)) as own:
         yield own.url
 
 

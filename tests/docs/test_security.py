@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.exceptions import NoPermissionError
 
 from tests.docs.documents import DOCS, commands
 from tests.support import acl
@@ -35,7 +36,7 @@ def test_the_commands_make_a_file_that_works(tmp_path: Path, start_server: Start
     name, password = _user(tmp_path, "producer")
     with redis.Redis(unix_socket_path=str(server.socket), username=name, password=password) as producer:
         assert producer.sadd("shop:queues", "q") == 1
-        with pytest.raises(redis.exceptions.NoPermissionError):
+        with pytest.raises(NoPermissionError):
             producer.sadd("ms:queues", "q")
 
 

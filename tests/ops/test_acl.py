@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import redis as redis_py
+from redis.exceptions import NoPermissionError
 
 from millstream import JobCancelled, JobFailed, Millstream, State
 from millstream.protocol import control
@@ -255,7 +256,7 @@ FORBIDDEN = {
 def test_each_role_is_refused_what_is_not_its(server: Server, role: str) -> None:
     with redis_py.Redis.from_url(as_role(server.url, role)) as client:
         for command in FORBIDDEN[role]:
-            with pytest.raises(redis_py.exceptions.NoPermissionError):
+            with pytest.raises(NoPermissionError):
                 client.execute_command(*command.split())
                 pytest.fail(f"{role} may {command}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from typing import Any
 
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
@@ -22,7 +23,8 @@ class Monitoring:
         self._phase = ""
         self._client = server.client(socket_timeout=None)
         self._echo = server.client()
-        self._monitor = self._client.monitor().__enter__()
+        monitor: Any = self._client.monitor  # without types in redis-py
+        self._monitor: Any = monitor().__enter__()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from millstream import Millstream
+from tests.support.acl import as_role
 from tests.support.servers import Kind, Server
 from tests.support.supervised import ROOT, Supervised
 from tests.support.waiting import wait_until
@@ -64,7 +65,8 @@ def test_prints_that_nobody_takes_end_no_worker(server: Server, prefix: str, tmp
     (tmp_path / "app_under_test.py").write_text(APP)
     buffered = {"PYTHONUNBUFFERED": "", "PYTHONPATH": str(ROOT)}
     environ = {**os.environ, **buffered, "MILLSTREAM_PREFIX": prefix, "MILLSTREAM_WEB__BIND": "off"}
-    command = [sys.executable, "-m", "millstream", "--redis-url", server.url, "--app", "app_under_test:app"]
+    command = [sys.executable, "-m", "millstream", "--redis-url", as_role(server.url, "worker"), "--app"]
+    command += ["app_under_test:app"]
     app = Millstream(redis_url=server.url, prefix=prefix)
     with Path("/dev/full").open("w") as full, (tmp_path / "log").open("w") as log:
         up = subprocess.Popen([*command, "up", "--processes", "1"], cwd=tmp_path, env=environ, stdout=full, stderr=log)

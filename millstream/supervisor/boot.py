@@ -108,19 +108,18 @@ def _claim(settings: Settings, queues: tuple[str, ...], folder: MetricsFolder | 
     """Check the server and claim our name on it; the connection is closed before anything is forked."""
     location = settings.location
     link = Link(location.url, timeout=5.0, connect_timeout=2.0)
-    until = time.monotonic() + PATIENCE
     try:
-        _patiently(lambda: check_server(link, Keys(location.prefix)), until)
+        _patiently(lambda: check_server(link, Keys(location.prefix)))
         own = identify(settings.supervisor.name, location.url, location.prefix)
         # Asked once: after a claim whose reply was lost, the holder of the name is ourselves.
-        gone = _patiently(lambda: _gone(link, Keys(location.prefix), own), until)
+        gone = _patiently(lambda: _gone(link, Keys(location.prefix), own))
         if folder is not None:
             folder.succeed(runtime_path(own.name, location.url, location.prefix, "web"))
         plan = make_plan(settings, own, gone, queues, burst=burst, metrics=str(folder or ""))
         check_queues(plan, queues)
         beat = orjson.dumps({**identity_of(plan), "pid": os.getpid(), "state": "starting", "groups": {}, "workers": []})
         claim = transitions.host(plan.keys, own.name, own.instance, "claim", beat, gone)
-        holder = _patiently(lambda: link.run(claim), until)
+        holder = _patiently(lambda: link.run(claim))
         if holder:
             where = json.loads(holder)
             raise NameTaken(
@@ -132,16 +131,22 @@ def _claim(settings: Settings, queues: tuple[str, ...], folder: MetricsFolder | 
         link.close()
 
 
-def _patiently(step: Callable[[], T], until: float) -> T:
-    """Take a step that may be repeated, again while Redis cannot be reached: it may be starting as we are."""
+def _patiently(step: Callable[[], T]) -> T:
+    """Take a step that may be repeated, again where Redis cannot be reached: it may be starting as we are.
+
+    At least once, also where a connection that has gone silent has taken longer than that.
+    """
+    until = time.monotonic() + PATIENCE
+    tried = False
     while True:
         try:
             return step()
         except AccessDenied:
             raise
         except Unavailable:
-            if time.monotonic() >= until:
+            if tried and time.monotonic() >= until:
                 raise
+            tried = True
             time.sleep(0.1)
 
 

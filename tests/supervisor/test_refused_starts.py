@@ -117,12 +117,14 @@ def test_a_server_that_may_evict_is_said_loudly(
         up.stop()
 
 
-def test_lost_replies_at_the_start(project: Path, start_server: StartServer) -> None:
+@pytest.mark.parametrize("hang", [False, True], ids=["ends", "silent"])
+def test_lost_replies_at_the_start(project: Path, start_server: StartServer, hang: bool) -> None:
     """One of each step is lost, that to the claim of the name after it was made: it starts nevertheless."""
     server = start_server(tcp=True)
     with Proxy(("127.0.0.1", server.port)) as proxy:
-        lost = [proxy.drop_reply(command) for command in (b"COMMAND", b"HGET", b"EVALSHA")]
-        with Supervised(project / "up", APP, redis_url=proxy.url, env={"XDG_RUNTIME_DIR": str(project)}) as up:
+        lost = [proxy.drop_reply(command, hang=hang) for command in (b"COMMAND", b"HGET", b"EVALSHA\r\n$40")]
+        up = Supervised(project / "up", APP, redis_url=proxy.url, env={"XDG_RUNTIME_DIR": str(project)})
+        with up.start(timeout=30.0):
             up.stop()
         assert [loss.lost for loss in lost] == [1, 1, 1]
 

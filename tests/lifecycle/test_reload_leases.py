@@ -60,5 +60,5 @@ def test_a_supervisor_that_hangs_in_its_execution_loses_its_leases(reloading: St
     running.wait_event("reload.done")
     running.touch("go")
     assert long.result(10) in ("one", "two"), "whoever was free"
-    assert running.count("start", "long") == 2
+    assert running.count("start", "long") >= 2, "also the worker that got it then was in nobody's care"
     running.up.stop()

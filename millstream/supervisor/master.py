@@ -232,8 +232,7 @@ class Supervisor:
             left = self._drain_started + self._workers.group(slot).drain_timeout - now
             run = process.record.running
             if left <= 0:
-                process.record.words[Word.CAUSE] = Cause.DRAIN
-                process.kill_group()
+                process.kill(Cause.DRAIN)
             elif left <= INTERRUPT_LEAD and run:
                 deadlines.interrupt(process, run, Interrupt.DRAIN, now)
 

@@ -64,6 +64,12 @@ class Process:
         """Send a signal to the process. It was not reaped yet, so the pid is still its own."""
         os.kill(self.pid, number)
 
+    def kill(self, cause: Cause) -> None:
+        """Kill it with its subprocesses, whatever it runs. Where it is being killed already the first cause stays."""
+        words = self.record.words
+        words[Word.CAUSE] = words[Word.CAUSE] or cause
+        self.kill_group()
+
     def kill_group(self) -> None:
         """Kill the process and its subprocesses."""
         try:

@@ -130,8 +130,7 @@ class Workers:
             slot = Slot(group.name, one.slot, Backoff(), process, retiring=one.retiring, old=group)
             self._slots.append(slot)
             if not process.ready:  # it holds nothing, and others are started now: many reloads make no more workers
-                process.record.words[Word.CAUSE] = Cause.DRAIN
-                process.kill_group()
+                process.kill(Cause.DRAIN)
 
     @property
     def old(self) -> int:
@@ -170,8 +169,7 @@ class Workers:
     def kill_all(self) -> None:
         """Kill every worker with its subprocesses; their jobs go back uncounted."""
         for _, process in self.processes:
-            process.record.words[Word.CAUSE] = Cause.DRAIN
-            process.kill_group()
+            process.kill(Cause.DRAIN)
 
     # How many there are.
 
@@ -244,8 +242,7 @@ class Workers:
             since, limit = (left, LEAVE_LIMIT) if left else (process.started, BOOT_LIMIT)
             if (left or not process.ready) and now - since - gap_since(since) > limit:
                 log.error("worker.hook_timeout", worker=slot.name, pid=process.pid, seconds=limit)
-                process.record.words[Word.CAUSE] = Cause.HOOK
-                process.kill_group()
+                process.kill(Cause.HOOK)
 
     def _judge_intensity(self, group: GroupPlan, now: float) -> None:
         """A group that keeps dying is degraded: its slots restart slowly until it calms down."""

@@ -20,7 +20,7 @@ from millstream.protocol.connection import AccessDenied
 from millstream.protocol.errors import ConfigError, NameTaken, Unavailable
 from millstream.protocol.keys import Keys
 from millstream.protocol.link import Link
-from millstream.supervisor import application, embedded, logs
+from millstream.supervisor import application, embedded, logs, strays
 from millstream.supervisor.config import Settings
 from millstream.supervisor.identity import Identity, identify, runtime_path
 from millstream.supervisor.maintenance.heartbeat import identity as identity_of
@@ -81,6 +81,7 @@ def _run(settings: Settings, folder: MetricsFolder | None, *, burst: bool, launc
 def supervise(supervisor: Supervisor) -> int:
     """Run a supervisor that has all it needs; returns the exit code."""
     setproctitle("millstream: supervisor")
+    strays.adopt_orphans()
     gc.collect()
     gc.freeze()  # what is shared with the children is not to be written to by their collectors
     return supervisor.run()
@@ -113,6 +114,8 @@ def _claim(settings: Settings, queues: tuple[str, ...], folder: MetricsFolder | 
         own = identify(settings.supervisor.name, location.url, location.prefix)
         # Asked once: after a claim whose reply was lost, the holder of the name is ourselves.
         gone = _patiently(lambda: _gone(link, Keys(location.prefix), own))
+        if gone:
+            strays.end_all_of(gone)
         if folder is not None:
             folder.succeed(runtime_path(own.name, location.url, location.prefix, "web"))
         plan = make_plan(settings, own, gone, queues, burst=burst, metrics=str(folder or ""))

@@ -30,6 +30,7 @@ from millstream.supervisor.reload.handover import Handover
 from millstream.supervisor.reload.relaunch import Launch
 from millstream.supervisor.signals import Signals
 from millstream.supervisor.slot import HALTED, Slot
+from millstream.supervisor.strays import Strays
 from millstream.supervisor.web.child import WebChild
 from millstream.supervisor.web.folder import MetricsFolder
 from millstream.supervisor.workers import Workers
@@ -91,6 +92,7 @@ class Supervisor:
         self._reload = Reload(launch, self._notifier, self._forget)
         self._gaps = Gaps(time.monotonic())
         self._memory = memory.Limits()
+        self._strays = Strays(plan.instance)
         self._stage = Stage.RUNNING
         self._stage_started = 0.0
         self._drain_started = 0.0
@@ -110,6 +112,7 @@ class Supervisor:
         self._gaps.tick(now)  # deadlines wait for a successor that took long to start
         self._board.header[Header.SUPERVISOR_TICK] = time.monotonic_ns()
         self._board.header[Header.EXECUTING] = 0
+        self._strays.look_out(now)  # the one before us may not have found all
         self._ready = True
         self._set_quiet(found.quiet)
 
@@ -118,6 +121,7 @@ class Supervisor:
         self._signals.install()
         while self._stage is not Stage.DONE:
             self._reap()
+            self._end_strays()
             self._act_on_signals()
             self._enforce_deadlines()
             self._keep_children()
@@ -150,11 +154,21 @@ class Supervisor:
 
     def _worker_died(self, slot: Slot, status: int, usage: struct_rusage) -> None:
         never_ready = slot.process is not None and not slot.process.ready
-        ending = self._workers.bury(slot, status, usage, time.monotonic())
+        now = time.monotonic()
+        ending = self._workers.bury(slot, status, usage, now)
+        self._strays.look_out(now)
         self._maintenance.wake()
         if self._stage is Stage.RUNNING and ending.exit_code == EXIT_CONFIG and never_ready and not self._ready:
             self._exit_code = EXIT_CONFIG  # the application cannot be imported: no restart will mend that
             self._begin_kill()
+
+    def _end_strays(self) -> None:
+        """Kill what dead workers have left, where one has died."""
+        if self._strays.left:
+            processes = [process for _, process in self._workers.processes]
+            own = {self._maintenance.pid, self._server.pid, self._web.pid, self._reload.pid}
+            own |= {process.pid for process in processes}
+            self._strays.end(own, {process.incarnation for process in processes}, time.monotonic())
 
     # Act on signals.
 
@@ -268,7 +282,7 @@ class Supervisor:
                 if not self._workers.processes:
                     self._enter(Stage.SETTLING)
             case Stage.SETTLING:
-                if waited > SETTLE_PATIENCE or not any(self._board.in_state(RecordState.DEAD)):
+                if waited > SETTLE_PATIENCE or not (any(self._board.in_state(RecordState.DEAD)) or self._strays.left):
                     self._enter(Stage.LEAVING)
                     self._board.header[Header.PHASE] = Phase.STOPPING
                     self._maintenance.wake()
@@ -342,11 +356,12 @@ class Supervisor:
         self._board.header[Header.SUPERVISOR_TICK] = time.monotonic_ns()
         emptying = self._quiet or self._stage is Stage.DRAINING
         held = deadlines.share(self._workers, time.monotonic(), draining=emptying)
-        hurry = held or self._workers.behind_since or not self._ready or self._stage is not Stage.RUNNING
+        behind = held or self._workers.behind_since or self._strays.left
+        hurry = behind or not self._ready or self._stage is not Stage.RUNNING
         halting = deadlines.go_on(self._workers)
         self._notify()
         if self._stage is not Stage.DONE:
-            longest = HALTED if halting else SHORT_TICK if hurry else TICK
+            longest = HALTED if halting or self._strays.behind else SHORT_TICK if hurry else TICK
             self._signals.sleep(min(longest, self._next_look - time.monotonic()))
 
     def _notify(self) -> None:

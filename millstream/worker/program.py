@@ -25,6 +25,7 @@ from millstream.protocol.importing import import_app
 from millstream.protocol.scoreboard import Record, Word
 from millstream.worker import cells
 from millstream.worker.loop import Worker
+from millstream.worker.mark import wear
 from millstream.worker.signals import Signals
 from millstream.worker.spec import WorkerSpec
 from millstream.worker.tally import Tally, Uncounted
@@ -71,6 +72,7 @@ def _settle_in(spec: WorkerSpec, signals: Signals, stack_file: int, parent: int)
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(worker=spec.worker, pid=os.getpid())
     os.environ.update(spec.env)
+    wear(spec.mark)
     for variable in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
         os.environ.pop(variable, None)
     for stream in (sys.stdout, sys.stderr):

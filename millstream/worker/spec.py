@@ -40,6 +40,11 @@ class WorkerSpec:
         return f"{self.instance}:{self.group}/{self.slot}:{self.incarnation}"
 
     @property
+    def mark(self) -> str:
+        """What the processes bear that this incarnation starts."""
+        return f"{self.instance}:{self.incarnation}"
+
+    @property
     def worker(self) -> str:
         """The name under which users see it."""
         return f"{self.instance.rpartition('-')[0]}:{self.group}/{self.slot}"

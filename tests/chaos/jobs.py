@@ -94,7 +94,8 @@ def stuck(children: bool = True) -> None:
     """Ignore every interruption, with processes of its own that have left the handler's sight."""
     with witnessed():
         if children:
-            subprocess.Popen(["sh", "-c", f"{' '.join(CHILD)} & {' '.join(CHILD)}"])
+            sleep = " ".join(CHILD)
+            subprocess.Popen(["sh", "-c", f"{sleep} & setsid {sleep} & {sleep}"])
         while True:
             with contextlib.suppress(BaseException):
                 time.sleep(10)

@@ -183,6 +183,13 @@ MUTANTS = (
         "stuck-jobs",
     ),
     Mutant(
+        "strays-not-killed",
+        "supervisor/strays.py",
+        "        self.left, self._until = True, now + PATIENCE",
+        "        self.left, self._until = False, now + PATIENCE",
+        "stuck-jobs",
+    ),
+    Mutant(
         "memory-not-limited",
         "supervisor/memory.py",
         "            if resident > limit:",

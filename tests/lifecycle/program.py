@@ -267,3 +267,49 @@ def hang(kind: str) -> None:
         with contextlib.suppress(BaseException):
             sum(range(10**5))
     sum(range(10**12))
+
+
+SLEEP = ("sleep", "3599")
+
+
+def become_daemon(name: str, *, execute: bool) -> None:
+    """A classic daemon: two forks, a session of its own, no descriptor of ours."""
+    if (child := os.fork()) != 0:
+        os.waitpid(child, 0)
+        return
+    try:
+        os.setsid()
+        if os.fork() == 0:
+            note("stray", name, os.getpid())
+            os.closerange(0, 1024)
+            os.execvp(SLEEP[0], SLEEP) if execute else time.sleep(3599)
+    finally:
+        os._exit(0)
+
+
+@app.job(retry=1)
+def stray(name: str, then: str) -> None:
+    """Start processes that leave our process group, each in another way; then end as told."""
+    note("start", name, os.getpid())
+    note("stray", name, subprocess.Popen(SLEEP, start_new_session=True).pid)
+    shell = f"setsid {' '.join(SLEEP)} >/dev/null & echo $!"
+    note("stray", name, subprocess.run(["sh", "-c", shell], stdout=subprocess.PIPE, check=True).stdout.decode().strip())
+    become_daemon(name, execute=True)
+    become_daemon(name, execute=False)
+    while then == "hang":
+        with contextlib.suppress(BaseException):
+            time.sleep(1)
+    wait_for_file("go")
+    if then == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if then == "memory":
+        kept = [bytearray(b"x" * 2**20) for _ in range(300)]
+        time.sleep(30)
+        note("end", len(kept))
+
+
+@app.job(retry=1)
+def unmarked() -> None:
+    """Start a process that nothing connects with us any more."""
+    child = subprocess.Popen(SLEEP, start_new_session=True, env={"PATH": os.environ["PATH"]})
+    note("unmarked", os.getpid(), child.pid)

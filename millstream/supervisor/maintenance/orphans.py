@@ -12,6 +12,7 @@ import structlog
 
 from millstream.protocol.errors import MillstreamError
 from millstream.protocol.scoreboard import Record, RecordState, Scoreboard, Word
+from millstream.supervisor import strays
 from millstream.supervisor.maintenance.urgent import Urgent
 from millstream.supervisor.plan import Plan
 
@@ -31,6 +32,7 @@ def end_the_tree(plan: Plan, board: Scoreboard, urgent: Urgent) -> None:
     deadline = time.monotonic() + PATIENCE
     while any(map(_lives, alive)) and time.monotonic() < deadline:
         time.sleep(0.005)
+    strays.end_all_of(plan.instance)
     for record in alive:
         record.words[Word.STATE] = RecordState.DEAD
     with contextlib.suppress(MillstreamError):

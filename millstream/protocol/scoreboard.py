@@ -51,6 +51,7 @@ class Header(IntEnum):
     TARGETS = 32  # and the words behind it: how many workers each group should have
     DEGRADED = TARGETS + MAX_GROUPS  # likewise: 1 for a group whose workers keep dying
     RESTART_AT = DEGRADED + MAX_GROUPS  # likewise: when the last of its empty slots is filled again; 0 if none waits
+    DOWN_SINCE = TARGETS + 5 * MAX_GROUPS  # likewise: since when no worker of the group is ready; 0 if one is
     # Written by maintenance.
     MAINTENANCE_TICK = 16
     NAME_LOST = 17  # another supervisor has taken our name
@@ -96,7 +97,7 @@ class Word:
     CPU_USED = 14  # CPU (ns) that it and the subprocesses that it had waited for had used when it was dead
     PEAK_RSS = 15  # bytes; likewise
     # Written by the worker.
-    READY = 16
+    READY = 16  # when it had become ready; 0 before
     RUN = 17  # the number of the current run in this incarnation; 0 between runs
     STARTED = 18
     SOFT = 19  # 0: none

@@ -10,7 +10,7 @@ from typing import Any
 
 from millstream.protocol.scoreboard import Cause, Interrupt, Order, Record, Word
 from millstream.supervisor.plan import GroupPlan
-from millstream.supervisor.restart import Backoff
+from millstream.supervisor.restart import HEALTHY, Backoff
 
 HALTED = 0.001
 """Seconds after which a process that runs has seen that it is to start nothing: stores arrive within microseconds."""
@@ -40,6 +40,10 @@ class Process:
     @property
     def ready(self) -> bool:
         return bool(self.record.words[Word.READY])
+
+    def lived(self, now: float) -> float:
+        """Seconds since it got ready; 0 before."""
+        return now - self.record.words[Word.READY] / 1e9 if self.ready else 0.0
 
     @property
     def idle(self) -> bool:
@@ -179,6 +183,10 @@ class Slot:
     def busy(self) -> bool:
         """Whether it is filled, and with a process that is busy."""
         return self.process is not None and self.process.busy
+
+    def failing(self, now: float) -> bool:
+        """Whether what filled it died young, and what fills it now has not lived for long enough."""
+        return self.backoff.failing and (self.process is None or self.process.lived(now) < HEALTHY)
 
     def retire(self) -> None:
         """Let the process end what it runs, and fill the slot no more."""

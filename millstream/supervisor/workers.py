@@ -67,7 +67,7 @@ class Workers:
         self._intensity = {
             group.name: RestartIntensity(plan.restart_intensity, plan.restart_period) for group in plan.groups
         }
-        self._degraded: set[str] = set()
+        self._down_since: dict[str, float] = {}  # of groups without a worker that is ready
         self._incarnations = 0
         self._order = Order.WORK
         self.oom_kills = OomKills()
@@ -85,16 +85,19 @@ class Workers:
     @property
     def all_groups_ready(self) -> bool:
         """Whether each group has a worker that is ready."""
-        ready = {slot.group for slot, process in self.processes if process.ready}
-        return ready >= self._groups.keys()
+        return self._ready_groups >= self._groups.keys()
+
+    @property
+    def _ready_groups(self) -> set[str]:
+        return {slot.group for slot, process in self.processes if process.ready}
 
     @property
     def summary(self) -> str:
         """One line for people: how many there are, how many are busy, which groups keep dying."""
         processes = self.processes
         busy = sum(1 for _, process in processes if process.record.running)
-        degraded = f"; degraded: {', '.join(sorted(self._degraded))}" if self._degraded else ""
-        return f"{busy} of {len(processes)} workers busy{degraded}"
+        degraded = ", ".join(sorted(name for name in self._groups if self._is_degraded(name)))
+        return f"{busy} of {len(processes)} workers busy" + (f"; degraded: {degraded}" if degraded else "")
 
     def group(self, slot: Slot) -> GroupPlan:
         """The plan of a slot's group."""
@@ -175,13 +178,14 @@ class Workers:
 
     def restore_count(self, now: float, *, until: float) -> None:
         """Fill, add and retire slots until each group has what it should have; start nothing that lasts *until*."""
+        ready = self._ready_groups
         for group in self._plan.groups:
             self._judge_intensity(group, now)
-            judged = self._order is Order.WORK and group.name not in self._degraded
+            judged = self._order is Order.WORK and not self._is_degraded(group.name)
             self._targets.follow(group, self._slots_of(group) if judged else None, now)
             self._match_target(group)
             self._replace_worn(group)
-            self._publish(group, now)
+            self._publish(group, now, up=group.name in ready)
         self._fill(now, until)
         self._relieve()
         self._slots = [slot for slot in self._slots if slot.process is not None or not (slot.retiring or slot.old)]
@@ -221,13 +225,15 @@ class Workers:
         dying = any(now - process.killed_at < DYING for _, process in self.processes if process.killed_at)
         return 0.0 if dying else min(now + SPAWN_TIME, until - SPAWN_TIME)
 
-    def _publish(self, group: GroupPlan, now: float) -> None:
+    def _publish(self, group: GroupPlan, now: float, *, up: bool) -> None:
         """Say in the scoreboard what only we know of a group."""
         header = self._board.header
         waiting = [slot.not_before for slot in self._slots_of(group) if slot.process is None and slot.not_before > now]
         header[Header.TARGETS + group.index] = self._targets.of(group)
-        header[Header.DEGRADED + group.index] = int(group.name in self._degraded)
+        header[Header.DEGRADED + group.index] = int(self._is_degraded(group.name))
         header[Header.RESTART_AT + group.index] = int(max(waiting, default=0.0) * 1e9)
+        self._down_since[group.name] = 0.0 if up else self._down_since.get(group.name) or now
+        header[Header.DOWN_SINCE + group.index] = int(self._down_since[group.name] * 1e9)
 
     def free_settled_records(self) -> None:
         """Free the records of the dead that maintenance has settled."""
@@ -245,14 +251,17 @@ class Workers:
                 process.kill(Cause.HOOK)
 
     def _judge_intensity(self, group: GroupPlan, now: float) -> None:
-        """A group that keeps dying is degraded: its slots restart slowly until it calms down."""
-        exceeded = self._intensity[group.name].exceeded(now)
-        if exceeded and group.name not in self._degraded:
-            self._degraded.add(group.name)
+        """A group that keeps dying is degraded: its slots restart slowly until its workers live again."""
+        before = self._is_degraded(group.name)
+        failing = any(slot.failing(now) for slot in self._slots_of(group) if not slot.retiring)
+        after = self._intensity[group.name].judge(now, failing=failing)
+        if after and not before:
             log.error("group.degraded", group=group.name, hint="its workers keep dying; restarts are slowed down")
-        elif not exceeded and group.name in self._degraded:
-            self._degraded.discard(group.name)
+        elif before and not after:
             log.info("group.recovered", group=group.name)
+
+    def _is_degraded(self, name: str) -> bool:
+        return self._intensity[name].degraded
 
     def _match_target(self, group: GroupPlan) -> None:
         target = self._targets.of(group)
@@ -270,7 +279,7 @@ class Workers:
         record = self._board.free_record()
         if record is None:  # maintenance is behind with settling the dead; come back at the next tick
             return
-        if group.name in self._degraded:
+        if self._is_degraded(group.name):
             slot.not_before = max(slot.not_before, now + self._plan.restart_backoff_max / 2)
         self._incarnations += 1
         record.words[Word.ORDER] = self._order
@@ -324,7 +333,9 @@ class Workers:
         )
         if not planned and slot.old is None:
             self._intensity[slot.group].add(now)
-            slot.not_before = now + slot.backoff.after_death(now - process.started)
+            slot.not_before = now + slot.backoff.after_death(process.lived(now))
+        elif process.ready:  # whatever ended it: workers can start and work
+            slot.backoff.failing = False
         return ending
 
 

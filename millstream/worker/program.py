@@ -53,7 +53,7 @@ def run_worker(spec: WorkerSpec, record: Record, stack_file: int, parent: int, a
         return error.exit_code
     tally = _tally(spec, record, app)
     gc.freeze()
-    record.words[Word.READY] = 1
+    record.words[Word.READY] = time.monotonic_ns()
     Worker(app, spec, record, signals, tally).work()
     record.words[Word.LEFT] = time.monotonic_ns()
     try:

@@ -12,6 +12,9 @@ import psutil
 import pytest
 
 from millstream.protocol.info import State
+from millstream.protocol.scoreboard import Header
+from millstream.supervisor.restart import HEALTHY
+from ops.benchmarks.deadlines import open_board
 from tests.lifecycle import program
 from tests.lifecycle.conftest import PROGRAM, StartMill
 from tests.support.servers import Kind
@@ -77,6 +80,43 @@ def test_workers_that_keep_dying_make_the_group_degraded_not_a_hot_loop(mill: St
     assert program.add.enqueue(1).result(20) == 3, "it goes on, slowly"
     used = sum(supervisor.cpu_times()[:2]) - before
     assert used < 0.3 + 0.2 * (time.monotonic() - begun)
+    running.up.stop()
+
+
+DIES_AT_ONCE = """
+
+@app.on_worker_start
+def dies_at_once() -> None:
+    if Path("broken").exists():
+        os._exit(9)
+"""
+
+
+def test_a_degraded_group_stays_so_while_it_is_broken_and_recovers_by_itself(mill: StartMill) -> None:
+    """The slow restarts alone are below the intensity: that does not mend anything."""
+    slow = "restart_intensity = 1\nrestart_period = 1\nrestart_backoff = 2\nrestart_backoff_max = 2"
+    running = mill(processes=2, supervisor=slow)
+    (running.up.folder / "app_under_test.py").write_text(PROGRAM + DIES_AT_ONCE)
+    header = open_board(running.up.pid).header
+    assert header[Header.DOWN_SINCE] == 0
+    running.touch("broken")
+    for worker in running.up.workers():
+        os.kill(worker, signal.SIGKILL)
+    running.up.wait_log("group.degraded")
+    begun = running.up.log().count("worker.started")
+    wait_until(lambda: running.up.log().count("worker.started") >= begun + 6, 40.0, running.up.log)
+    assert running.up.log().count("group.degraded") == 1
+    assert "group.recovered" not in running.up.log()
+    down = (time.monotonic_ns() - header[Header.DOWN_SINCE]) / 1e9
+    assert 3 < down < 60, "for so long no worker was ready"
+    (running.up.folder / "broken").unlink()
+    mended = time.monotonic()
+    assert program.add.enqueue(1).result(10) == 3, "it is tried every 2 s"
+    assert "group.recovered" not in running.up.log(), "that proves little"
+    wait_until(lambda: not header[Header.DOWN_SINCE], 1.0, running.up.log)
+    running.up.wait_log("group.recovered", HEALTHY + 10)
+    assert time.monotonic() - mended >= HEALTHY
+    assert len(running.up.workers()) == 2
     running.up.stop()
 
 

@@ -55,7 +55,7 @@ def test_no_two_fields_share_a_word() -> None:
 
 def test_no_two_words_of_the_header_are_the_same() -> None:
     assert len(Header) == len(Header.__members__), "no alias"
-    rows = [Header.TARGETS, Header.DEGRADED, Header.RESTART_AT, Header.BACKLOG, Header.BACKLOG_AGE]
+    rows = [Header.TARGETS, Header.DEGRADED, Header.RESTART_AT, Header.BACKLOG, Header.BACKLOG_AGE, Header.DOWN_SINCE]
     in_rows = [row + group for row in rows for group in range(MAX_GROUPS)]
     assert len({*in_rows, *Header}) == len(in_rows) + len(Header) - len(rows)
     assert max(in_rows) < HEADER_BYTES // 8

@@ -21,7 +21,33 @@ def test_a_healthy_life_makes_the_backoff_start_anew() -> None:
     assert backoff.after_death(0.0) == pytest.approx(0.1)
 
 
-def test_intensity_is_exceeded_by_more_than_so_many_exits_in_the_period_and_recovers_by_itself() -> None:
+def test_who_died_young_fails_until_one_has_lived() -> None:
+    backoff = Backoff()
+    assert not backoff.failing
+    backoff.after_death(HEALTHY - 0.1)
+    assert backoff.failing
+    backoff.after_death(HEALTHY)
+    assert not backoff.failing
+
+
+def test_a_group_is_degraded_until_few_die_and_its_workers_live_again() -> None:
+    intensity = RestartIntensity(intensity=3, period=10.0)
+    for now in (0.0, 1.0, 2.0):
+        intensity.add(now)
+    assert not intensity.judge(2.0, failing=True), "a few deaths are no trouble, whoever died"
+    intensity.add(3.0)
+    assert intensity.judge(3.0, failing=True)
+    assert intensity.judge(50.0, failing=True), "slow restarts are few, but nobody lives"
+    assert not intensity.judge(50.1, failing=False)
+    assert not intensity.judge(50.2, failing=True), "it takes many deaths to begin anew"
+    for _ in range(4):
+        intensity.add(51.0)
+    assert intensity.judge(51.0, failing=False)
+    assert intensity.judge(60.9, failing=False), "too many died lately, though all live now"
+    assert not intensity.judge(61.0, failing=False)
+
+
+def test_intensity_is_exceeded_by_more_than_so_many_exits_in_the_period() -> None:
     intensity = RestartIntensity(intensity=3, period=10.0)
     for now in (0.0, 1.0, 2.0):
         intensity.add(now)

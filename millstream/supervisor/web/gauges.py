@@ -154,7 +154,12 @@ def _age(view: View) -> Samples:
 GAUGES = (
     Gauge("millstream_workers", ("group", "state"), "Workers of this supervisor, by what they do.", _workers),
     Gauge("millstream_workers_target", ("group",), "How many workers there should be.", _of_groups(Header.TARGETS)),
-    Gauge("millstream_group_degraded", ("group",), "1 while workers keep dying.", _of_groups(Header.DEGRADED)),
+    Gauge(
+        "millstream_group_degraded",
+        ("group",),
+        "1 from too many deaths on until its workers live again.",
+        _of_groups(Header.DEGRADED),
+    ),
     Gauge(
         "millstream_worker_restart_backoff_seconds", ("group",), "Until the last empty slot is filled again.", _backoff
     ),

@@ -26,6 +26,9 @@ REDIS_SILENT = 5.0
 FETCH_SILENT = 10.0
 """Seconds after which an idle worker is taken not to fetch; it does so every 2 s."""
 
+DOWN = 30.0
+"""Seconds without a worker that is ready after which its group is told of: most applications start sooner."""
+
 
 class Status(StrEnum):
     """What a report comes to."""
@@ -107,6 +110,10 @@ def _groups(plan: Plan, board: Scoreboard) -> Iterator[Reason]:
     for group in degraded:
         all_of_them = len(degraded) == len(plan.groups)
         yield Reason("group", f"the workers of group {group.name} keep dying", all_of_them)
+    for group in plan.groups:
+        since = board.header[Header.DOWN_SINCE + group.index]
+        if since and _age(since) > DOWN:
+            yield Reason("workers", f"no worker of group {group.name} was ready for {_age(since):.0f} s", False)
 
 
 def _redis(board: Scoreboard, *, fatal: bool) -> Iterator[Reason]:

@@ -143,7 +143,7 @@ def test_a_group_that_keeps_dying_is_unhealthy(mill: StartMill) -> None:
         os.kill(pids[0], signal.SIGKILL)
         wait_until(lambda old=pids[0]: old not in running.up.workers())  # type: ignore[misc]
     wait_for(running, "/healthz", 503, "group")
-    wait_for(running, "/healthz", 200)
+    wait_for(running, "/healthz", 200, timeout=40)  # one has to live for 10 s
     running.up.stop()
 
 

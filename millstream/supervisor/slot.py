@@ -151,6 +151,7 @@ class Process:
             return False
         self.record.words[Word.CAUSE] = cause
         self.killed_at = time.monotonic()
+        self.record.words[Word.KILLED] = int(self.killed_at * 1e9)
         self.kill_group()
         return True
 

@@ -75,6 +75,16 @@ def until(name: str, file: str) -> str:
 
 
 @app.job
+def until_with_the_gil(name: str, file: str) -> str:
+    """The same in C code that holds the GIL, for half a second at a time."""
+    note("start", name, os.getpid(), current_job().run)
+    while not Path(file).exists():
+        ctypes.PyDLL(None).usleep(500_000)
+    note("end", name, os.getpid(), current_job().run)
+    return name
+
+
+@app.job
 def leave(code: int) -> None:
     note("leave", os.getpid())
     os._exit(code)

@@ -146,9 +146,11 @@ class Urgent:
 
     def _renew(self, record: Record, now: float) -> None:
         run, refs, index = record.running, record.held, record.words[Word.INDEX]  # the run first: it can only be over
-        hard = record.words[Word.HARD] / 1e9
-        if not refs or (run and hard and now > hard + self._plan.lease):
-            return  # nobody has killed it in time: let the lease go
+        killed = record.words[Word.KILLED] / 1e9
+        if not refs or (killed and now > killed + self._plan.lease):
+            # It was killed and does not die: it hangs in the kernel and runs nothing any more. Deadlines are not
+            # compared here: only the supervisor knows by how much they moved while the whole tree was stopped.
+            return
         group = self._group(record)
         sent = time.monotonic_ns()
         lost = self._link.run(transitions.renew(self._keys(record), self._consumer(record), refs))

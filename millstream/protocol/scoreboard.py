@@ -252,6 +252,14 @@ class Record:
         return 0 if run <= self.last_outcome else run
 
     @property
+    def stuck(self) -> int:
+        """How many fetched jobs wait behind the run that is on; 0 where they are about to be handed back."""
+        words = self.words
+        if not self.running or words[Word.REVOKED] == words[Word.BATCH]:
+            return 0
+        return max(0, words[Word.BATCH_SIZE] - words[Word.INDEX] - 1)
+
+    @property
     def activity(self) -> str:
         """What the worker is doing: one of :data:`ACTIVITIES`."""
         if self.words[Word.ORDER] == Order.DRAIN:

@@ -7,7 +7,7 @@ added to them: whoever could not be watched is not late.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import structlog
@@ -138,26 +138,24 @@ def _await_death(slot: Slot, process: Process, now: float) -> None:
         log.error("worker.undying", worker=slot.name, pid=process.pid, seconds=UNDYING)
 
 
-def share(slots: Iterable[Slot], now: float, *, draining: bool) -> bool:
+def share(slots: Iterable[Slot], now: float, *, draining: bool, revoked: Callable[[], None] = lambda: None) -> bool:
     """Take back what is stuck behind a long run, if another worker of the group idles, or all are draining.
 
     Also if its worker is to leave, or a job among it was cancelled: that one ends when it is given back.
 
-    Returns whether some worker holds jobs behind the one that it runs: then the next look should come soon.
+    Calls *revoked* where it did so. Returns whether some worker holds jobs behind the one that it runs: then the next
+    look should come soon.
     """
     held = False
     idle = {slot.group for slot in slots if slot.process is not None and slot.process.idle}
     for slot in slots:
         process = slot.process
-        if process is None or not (run := process.record.running):
+        if process is None or not (run := process.record.running) or not process.record.stuck:
             continue
-        words = process.record.words
-        if words[Word.BATCH_SIZE] - words[Word.INDEX] <= 1 or words[Word.REVOKED] == words[Word.BATCH]:
-            continue
-        held = True
+        held, words = True, process.record.words
         wanted = draining or slot.retiring or slot.group in idle or words[Word.CANCEL_BATCH] == words[Word.BATCH]
-        if wanted and now - words[Word.STARTED] / 1e9 >= PATIENCE:
-            process.revoke_rest(run)
+        if wanted and now - words[Word.STARTED] / 1e9 >= PATIENCE and process.revoke_rest(run):
+            revoked()
     return held
 
 

@@ -355,7 +355,7 @@ class Supervisor:
     def _tick_and_sleep(self) -> None:
         self._board.header[Header.SUPERVISOR_TICK] = time.monotonic_ns()
         emptying = self._quiet or self._stage is Stage.DRAINING
-        held = deadlines.share(self._workers, time.monotonic(), draining=emptying)
+        held = deadlines.share(self._workers, time.monotonic(), draining=emptying, revoked=self._maintenance.wake)
         behind = held or self._workers.behind_since or self._strays.left
         hurry = behind or not self._ready or self._stage is not Stage.RUNNING
         halting = deadlines.go_on(self._workers)

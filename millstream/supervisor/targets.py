@@ -67,10 +67,7 @@ def _stuck(process: Process, now: float) -> tuple[int, float]:
 
     Only when another worker idles they are handed back, so somebody has to be there first.
     """
-    words = process.record.words
-    if not process.record.running or words[Word.REVOKED] == words[Word.BATCH]:
-        return 0, 0.0
-    return max(0, words[Word.BATCH_SIZE] - words[Word.INDEX] - 1), now - words[Word.STARTED] / 1e9
+    return process.record.stuck, now - process.record.words[Word.STARTED] / 1e9
 
 
 def _tell(group: str, step: Step | None) -> None:

@@ -23,11 +23,11 @@ def test_a_healthy_life_makes_the_backoff_start_anew() -> None:
 
 def test_who_died_young_fails_until_one_has_lived() -> None:
     backoff = Backoff()
-    assert not backoff.failing
-    backoff.after_death(HEALTHY - 0.1)
-    assert backoff.failing
-    backoff.after_death(HEALTHY)
-    assert not backoff.failing
+    failing = [backoff.failing]
+    for lifetime in (HEALTHY - 0.1, HEALTHY):
+        backoff.after_death(lifetime)
+        failing.append(backoff.failing)
+    assert failing == [False, True, False]
 
 
 def test_a_group_is_degraded_until_few_die_and_its_workers_live_again() -> None:

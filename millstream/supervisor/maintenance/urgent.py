@@ -9,6 +9,7 @@ import contextlib
 import os
 import random
 import select
+import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from millstream.protocol.keys import GROUP, QueueKeys
 from millstream.protocol.link import NoGroup
 from millstream.protocol.scoreboard import Cause, Header, Phase, Record, RecordState, Scoreboard, Word
 from millstream.protocol.transitions import Outcome, Verdict
+from millstream.supervisor.deadlines import PATIENCE
 from millstream.supervisor.endings import describe
 from millstream.supervisor.maintenance.counting import Uncounted, accepted
 from millstream.supervisor.maintenance.journal import run_facts, tell_of_death
@@ -95,6 +97,7 @@ class Urgent:
             self._renew_leases()
             self.came_to_renew.set()
             self.settle_dead()
+            self._tell_of_stuck()
             self._hand_back()
             self._settle_busy()
             self._remember()
@@ -246,6 +249,20 @@ class Urgent:
         if self._already[0] != key:
             self._already = (key, now)
         return now - self._already[1] < COUNTING
+
+    def _tell_of_stuck(self) -> None:
+        """Wake the supervisor where a run has become long since it looked, and others wait for it while a worker idles.
+
+        It looks less often than we do, as long as it does not know of such a run. Any signal would do; a child's death
+        is what it expects of us.
+        """
+        looked, now, patience = self._board.header[Header.SUPERVISOR_TICK], time.monotonic_ns(), int(PATIENCE * 1e9)
+        alive = list(self._board.in_state(RecordState.ALIVE))
+        stuck = [one for one in alive if one.stuck and looked < one.words[Word.STARTED] + patience <= now]
+        idle = {self._group(one).name for one in alive if one.words[Word.IDLE]} if stuck else set()
+        if any(self._group(one).name in idle for one in stuck):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._parent, signal.SIGCHLD)
 
     def _hand_back(self) -> None:
         """Give back what the supervisor has revoked from a busy worker; the worker will not start it."""

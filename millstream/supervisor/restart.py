@@ -9,6 +9,10 @@ HEALTHY = 10.0
 """Seconds after which a process that was ready for so long is taken for a good one: its backoff starts anew."""
 
 
+SLOWLY = 1.0
+"""Seconds before any restart in a degraded group, at least."""
+
+
 @dataclass
 class Backoff:
     """Exponential delay of one slot's restarts. Seconds; ``first`` is the delay after the second quick death.
@@ -50,6 +54,10 @@ class RestartIntensity:
         """Whether the group is degraded. *failing*: in some slot what was started last has not shown that it lives."""
         self.degraded = self.exceeded(now) or (self.degraded and failing)
         return self.degraded
+
+    def slowed(self, delay: float) -> float:
+        """The wait before a restart, also of a process that had lived for long: never none in a degraded group."""
+        return max(delay, SLOWLY) if self.degraded else delay
 
     def exceeded(self, now: float) -> bool:
         """Whether there were too many lately."""

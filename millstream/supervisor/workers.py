@@ -279,8 +279,6 @@ class Workers:
         record = self._board.free_record()
         if record is None:  # maintenance is behind with settling the dead; come back at the next tick
             return
-        if self._is_degraded(group.name):
-            slot.not_before = max(slot.not_before, now + self._plan.restart_backoff_max / 2)
         self._incarnations += 1
         record.words[Word.ORDER] = self._order
         try:
@@ -332,8 +330,9 @@ class Workers:
             exit_code=ending.exit_code,
         )
         if not planned and slot.old is None:
-            self._intensity[slot.group].add(now)
-            slot.not_before = now + slot.backoff.after_death(process.lived(now))
+            intensity = self._intensity[slot.group]
+            intensity.add(now)
+            slot.not_before = now + intensity.slowed(slot.backoff.after_death(process.lived(now)))
         elif process.ready:  # whatever ended it: workers can start and work
             slot.backoff.failing = False
         return ending

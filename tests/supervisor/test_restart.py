@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from millstream.supervisor.deadlines import Gaps
-from millstream.supervisor.restart import HEALTHY, Backoff, RestartIntensity
+from millstream.supervisor.restart import HEALTHY, SLOWLY, Backoff, RestartIntensity
 
 
 def test_first_death_costs_nothing_and_later_ones_wait_twice_as_long_each() -> None:
@@ -45,6 +45,16 @@ def test_a_group_is_degraded_until_few_die_and_its_workers_live_again() -> None:
     assert intensity.judge(51.0, failing=False)
     assert intensity.judge(60.9, failing=False), "too many died lately, though all live now"
     assert not intensity.judge(61.0, failing=False)
+
+
+def test_no_restart_is_at_once_in_a_degraded_group() -> None:
+    intensity = RestartIntensity(intensity=0)
+    intensity.judge(0.0, failing=False)
+    assert intensity.slowed(0.0) == 0.0
+    intensity.add(1.0)
+    intensity.judge(1.0, failing=True)
+    assert intensity.slowed(0.0) == SLOWLY
+    assert intensity.slowed(30.0) == 30.0
 
 
 def test_intensity_is_exceeded_by_more_than_so_many_exits_in_the_period() -> None:

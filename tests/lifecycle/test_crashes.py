@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
+from functools import partial
 
 import pytest
+import redis as redis_py
 
+from millstream.protocol.handle import Handle
 from millstream.protocol.info import JobInfo, State
 from millstream.protocol.registry import Draft
+from millstream.protocol.scripts import script
 from tests.lifecycle import program
 from tests.lifecycle.conftest import PROGRAM, Mill, StartMill, lives
 from tests.support.servers import Kind
@@ -174,3 +178,22 @@ def test_a_kill_by_the_kernel_is_told_apart(mill: StartMill) -> None:
     assert causes == [("crash", "crash"), ("oom", "oom"), ("crash", "crash")]
     running.up.wait_log('"cause":"oom","signal":"SIGKILL".*worker.exited')
     running.up.stop()
+
+
+@ONE_SERVER
+def test_a_crash_counts_though_the_server_forgets_how_to_settle(mill: StartMill, redis: redis_py.Redis) -> None:
+    """What a dead worker held is given back only after its run was settled, whatever scripts the server knows."""
+    running = mill()
+    handle = program.until.enqueue("job", "go")
+    for crashes in (1, 2):  # by the second time maintenance relies on the server's knowing its scripts
+        running.wait_for("start", "job", count=crashes)
+        redis.script_flush()
+        redis.script_load(script("retire").text)
+        os.kill(running.up.workers()[0], signal.SIGKILL)
+        wait_until(partial(_has_crashed, handle, crashes), 10.0, lambda: str(handle.info()))
+    handle.cancel()
+    running.up.stop()
+
+
+def _has_crashed(handle: Handle[str], times: int) -> bool:
+    return handle.info().crashes == times

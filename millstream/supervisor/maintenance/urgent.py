@@ -13,7 +13,6 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import structlog
 
@@ -183,11 +182,11 @@ class Urgent:
         last = None if uncounted or not running else outcome_of_death(record, group, self._plan)
         if last is not None:
             runs.append((running, last))
-        calls: list[Call[Any]] = [self._settle_call(record, runs)] if runs else []
-        for queue in group.queues:
-            calls.append(transitions.retire(self._plan.keys.queue(queue), consumer, delete=False))
-        replies = self._link.run_many(calls)
-        verdicts: Verdicts = replies[0] if runs else []
+        verdicts: Verdicts = self._link.run(self._settle_call(record, runs)) if runs else []
+        # Not in the same round trip: this gives back what is not settled, and where the server has forgotten its
+        # scripts it may know the second of two calls and not the first.
+        keys = map(self._plan.keys.queue, group.queues)
+        self._link.run_many([transitions.retire(one, consumer, delete=False) for one in keys])
         self._count(record, runs, verdicts)
         ending = describe(record.words[Word.EXIT], Cause(record.words[Word.CAUSE]))
         if running and last is None:

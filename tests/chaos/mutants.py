@@ -24,7 +24,7 @@ from tests.support import processes
 from tests.support.supervised import ROOT
 
 TIMEOUT = 180.0
-COPIED = ("millstream", "tests")
+COPIED = ("millstream", "tests", "ops/acl")
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ class Word:
     LOST_BATCH = 55  # a batch of which something was taken that was not started yet
     # Written by the supervisor.
     MAY_LEAVE = 56  # 1 where it may end if it is worn out
-    KILLED = 57  # when the supervisor killed it for its run; 0 if it did not
+    KILLED = 57  # when the supervisor killed it; 0 if it did not
 
 
 class RecordState(IntEnum):

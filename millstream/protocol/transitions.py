@@ -251,9 +251,17 @@ def prune(keys: QueueKeys, instance: str, own: Sequence[str], alive: Sequence[st
     return Call(script("prune"), all_keys(keys), (instance, len(own), *own, *alive), int)
 
 
-def promote(keys: QueueKeys, count: int = 200) -> Call[tuple[int, int]]:
-    """Queue the jobs that are due; the reply: how many, and ms until the next one (-1 for none)."""
-    return Call(script("promote"), all_keys(keys), (count,), _pair)
+class Promoted(NamedTuple):
+    """How many jobs were queued, ms until the next one is due (-1 for none), how many entries were no jobs."""
+
+    jobs: int
+    wait: int
+    broken: int
+
+
+def promote(keys: QueueKeys, count: int = 200) -> Call[Promoted]:
+    """Queue the jobs that are due."""
+    return Call(script("promote"), all_keys(keys), (count,), lambda reply: Promoted(*map(int, reply)))
 
 
 def cancel(keys: QueueKeys, job_id: str, ttl: float = 86400.0) -> Call[tuple[str, str]]:

@@ -71,7 +71,9 @@ class Process:
     def kill(self, cause: Cause) -> None:
         """Kill it with its subprocesses, whatever it runs. Where it is being killed already the first cause stays."""
         words = self.record.words
-        words[Word.CAUSE] = words[Word.CAUSE] or cause
+        if not words[Word.CAUSE]:
+            words[Word.CAUSE] = cause
+            words[Word.KILLED] = time.monotonic_ns()
         self.kill_group()
 
     def kill_group(self) -> None:
@@ -149,10 +151,8 @@ class Process:
         """
         if not self.halt(run):
             return False
-        self.record.words[Word.CAUSE] = cause
         self.killed_at = time.monotonic()
-        self.record.words[Word.KILLED] = int(self.killed_at * 1e9)
-        self.kill_group()
+        self.kill(cause)
         return True
 
     def revoke_rest(self, run: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import sys
 import time
@@ -120,7 +121,7 @@ def _kill_stranger(pid: int, instance: str) -> bool:
 def _incarnation(mark: str, instance: str) -> int | None:
     """Which worker's a mark is; None for one that is of no worker of this instance."""
     of, _, incarnation = mark.rpartition(":")
-    return int(incarnation) if of == instance and incarnation.isdecimal() else None
+    return int(incarnation) if of == instance and re.fullmatch("[0-9]{1,19}", incarnation) else None
 
 
 def _kill(pid: int) -> bool:

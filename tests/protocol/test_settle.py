@@ -128,7 +128,7 @@ def test_earlier_runs_are_kept_bounded(rig: Rig) -> None:
         outcome = Outcome(ref, "j", Kind.RETRY, 1, row)
         assert rig.run(transitions.settle(rig.keys, A, [outcome]))[0][0] is Verdict.OK
         rig.link.execute("ZADD", rig.keys.due, 0, "j")
-        assert rig.run(transitions.promote(rig.keys)) == (1, -1)
+        assert rig.run(transitions.promote(rig.keys)) == (1, -1, 0)
         (ref,) = rig.fetch(1)
     assert len(rig.record()["tries"]) <= 262_144 + len(row)
     assert rig.record()["state"] == "queued"

@@ -80,7 +80,7 @@ class Duties:
     def _round(self) -> None:
         """Every duty whose time has come."""
         self._every("beat", self._presence.interval, self._presence.beat)
-        self._promotion.promote()
+        self._try("promote", self._promotion.promote)
         self._every("recover", self._recovery.interval, self._recover)
         self._every("backlog", backlog.EVERY, self._count_backlog) if self._plan.scaled else None
         self._every("resume", 1.0, self._resume)
@@ -96,6 +96,9 @@ class Duties:
         if now < self._timers.get(name, 0.0):
             return
         self._timers[name] = now + interval
+        self._try(name, duty)
+
+    def _try(self, name: str, duty: Callable[[], Any]) -> None:
         try:
             duty()
         except MillstreamError as error:

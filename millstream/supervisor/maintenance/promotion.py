@@ -47,8 +47,11 @@ class Promotion:
         asked = [keys for keys in self._plan.queue_keys if self._next.get(keys.queue, 0.0) <= now]
         if not asked:
             return
+        self._next.update((keys.queue, now + LOOK_AGAIN) for keys in asked)  # should one of them fail
         replies = self._link.run_many([transitions.promote(keys) for keys in asked])
-        for keys, (promoted, wait) in zip(asked, replies, strict=True):
+        for keys, (promoted, wait, broken) in zip(asked, replies, strict=True):
             self._next[keys.queue] = now + (min(wait / 1000, LOOK_AGAIN) if wait >= 0 else NOTHING_DUE)
             if promoted:
                 log.debug("jobs.promoted", queue=keys.queue, count=promoted)
+            if broken:
+                log.error("due.malformed", queue=keys.queue, count=broken)

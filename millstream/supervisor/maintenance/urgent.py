@@ -260,7 +260,7 @@ class Urgent:
         stuck = [one for one in alive if one.stuck and looked < one.words[Word.STARTED] + patience <= now]
         idle = {self._group(one).name for one in alive if one.words[Word.IDLE]} if stuck else set()
         if any(self._group(one).name in idle for one in stuck):
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(self._parent, signal.SIGCHLD)
 
     def _hand_back(self) -> None:

@@ -31,6 +31,7 @@ MUTANTS = (
         "    redis.call('XACK', streams[letter], GROUP, unpack(ids))\n",
         "",
         "lose-replies",
+        seconds=10,
     ),
     Mutant("group-at-the-end", SCRIPTS + "join.lua", "'millstream', '0',", "'millstream', '$',", "destroy-groups"),
     Mutant(

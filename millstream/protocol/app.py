@@ -14,7 +14,7 @@ from millstream.protocol.drafts import chunks, new_job
 from millstream.protocol.errors import UnknownJob
 from millstream.protocol.handle import Handle
 from millstream.protocol.keys import Keys, QueueKeys, band_of, checked_name
-from millstream.protocol.location import Location, locate, signing_keys
+from millstream.protocol.location import Location, configured_keyring, locate
 from millstream.protocol.policy import Duration, Retry, policies, seconds
 from millstream.protocol.registry import (
     DEFAULT_RESULT_TTL,
@@ -89,8 +89,7 @@ class Millstream:
     @cached_property
     def keyring(self) -> Keyring | None:
         """What jobs are signed with; None: they are not signed. Raises :class:`ConfigError`."""
-        text = signing_keys(self.location.file)
-        return Keyring.parse(text) if text else None
+        return configured_keyring(self.location.file)
 
     def connect_to(self, url: str, prefix: str, keyring: Keyring | None = None) -> None:
         """Use this server and these keys from now on: a supervisor tells its workers' applications what they are."""

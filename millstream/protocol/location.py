@@ -213,6 +213,12 @@ def signing_keys(file: Path | None, *, environ: Mapping[str, str] = os.environ) 
     return _checked("signing_keys", found, source, signing.problem(found))
 
 
+def configured_keyring(file: Path | None) -> signing.Keyring | None:
+    """What a producer signs its jobs with; None: they are not signed. Raises ConfigError."""
+    text = signing_keys(file)
+    return signing.Keyring.parse(text) if text else None
+
+
 def read_secret(variable: str, environ: Mapping[str, str] = os.environ) -> str:
     """The content of the file that a *_FILE variable names, without surrounding white space."""
     path = Path(environ[variable]).expanduser()

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from millstream.protocol import transitions
 from millstream.protocol.call import Argument
@@ -89,6 +90,34 @@ def test_a_queue_whose_stream_is_none_keeps_no_other_waiting(link: SlowLink, pre
     recovery, _ = sweeper(plan_of(queues), link)
     recovery.sweep()
     assert [pending(link, keys) for keys in (queues[0], queues[2])] == [0, 0]
+
+
+def test_a_queue_that_breaks_is_told_of_once_each_time(link: SlowLink, prefix: str) -> None:
+    keys = Keys(prefix).queue("a")
+    hold(link, keys)
+    recovery, _ = sweeper(plan_of([keys]), link)
+    again = keys.stream("again")
+
+    def told(sweeps: int) -> int:
+        with capture_logs() as lines:
+            for _ in range(sweeps):
+                recovery.sweep()
+        return sum(line["event"] == "maintenance.duty_failed" for line in lines)
+
+    def broken() -> None:
+        link.execute("RENAME", again, keys.base + "aside")
+        link.execute("SET", again, "text")
+
+    def mended() -> None:
+        link.execute("RENAME", keys.base + "aside", again)
+
+    broken()
+    assert told(3) == 1
+    mended()
+    assert told(2) == 0
+    broken()
+    assert told(3) == 1
+    mended()
 
 
 @pytest.mark.parametrize(

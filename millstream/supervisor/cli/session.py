@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from millstream.protocol.errors import ConfigError, MillstreamError, Unavailable
-from millstream.protocol.location import Location, locate, signing_keys
+from millstream.protocol.location import Location, configured_keyring, locate
 from millstream.supervisor.cli.options import Globals
 
 if TYPE_CHECKING:
@@ -67,10 +67,7 @@ class Session:
     @cached_property
     def keyring(self) -> Keyring | None:
         """What a job is signed with. Raises :class:`ConfigError`."""
-        from millstream.protocol.signing import Keyring
-
-        text = signing_keys(self.location.file)
-        return Keyring.parse(text) if text else None
+        return configured_keyring(self.location.file)
 
     @cached_property
     def app_or_plain(self) -> Millstream:

@@ -54,7 +54,7 @@ class Recovery:
         self._counts = counts
         self._cursors: dict[tuple[str, str], str] = {}
         self._queues = deque(plan.queue_keys)  # the one whose turn it is first
-        self._broken: set[str] = set()  # queues in which a step has failed
+        self._broken: set[str] = set()  # queues in which the last step has failed: said once
 
     @property
     def interval(self) -> float:
@@ -101,6 +101,7 @@ class Recovery:
                 log.error("maintenance.duty_failed", duty="recover", queue=queues[0].queue, error=str(error))
             self._broken.add(queues[0].queue)
             return False
+        self._broken.difference_update(keys.queue for keys in queues)
         return sum(self._take(*place, step) for place, step in zip(calls, steps, strict=True)) > 0
 
     def _must_wait(self, server: float, asked: float) -> bool:

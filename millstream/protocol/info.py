@@ -5,30 +5,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any
 
 import orjson
 
 from millstream.protocol.errors import JobNotFound
+from millstream.protocol.states import FINAL as FINAL  # named here by those who show jobs
+from millstream.protocol.states import State as State
 from millstream.protocol.transitions import Inspected
-
-
-class State(StrEnum):
-    """The states of a job."""
-
-    SCHEDULED = "scheduled"
-    QUEUED = "queued"
-    RUNNING = "running"
-    RETRYING = "retrying"
-    COMPLETED = "completed"
-    DEAD = "dead"
-    CANCELLED = "cancelled"
-    EXPIRED = "expired"
-    DISCARDED = "discarded"
-
-
-FINAL = frozenset({State.COMPLETED, State.DEAD, State.CANCELLED, State.EXPIRED, State.DISCARDED})
 
 
 @dataclass(frozen=True)

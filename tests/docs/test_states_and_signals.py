@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 
-from millstream.protocol.info import FINAL, State
+from millstream.protocol.states import FINAL, TABLE, State, Transition
 from millstream.supervisor import signals
-from tests.docs.documents import DOCS, README, code, rows, sections
+from tests.docs.documents import DOCS, README, blocks, code, rows, sections
 
 STATES = sections((DOCS / "states.md").read_text())
 SIGNALS = sections((DOCS / "signals.md").read_text())
 NAMES = {number.name.removeprefix("SIG") for number in signals.HANDLED}
+MOVES = {(before, str(transition), after) for (before, transition), after in TABLE.items()}
+
+
+def _place(text: str) -> str | None:
+    """A state, or None for no job, as it is drawn (a point) and as it is listed."""
+    return None if text in ("[*]", "-") else text
 
 
 def words(text: str) -> set[str]:
@@ -23,22 +30,36 @@ def test_every_state_is_documented() -> None:
     assert {code(row[0])[0]: row[2] for row in table} == {
         str(state): "yes" if state in FINAL else "no" for state in State
     }
-    drawn = words(STATES["States of a job"].replace("|", " ").replace("-", " "))
-    assert {str(state) for state in State} - drawn == {"expired"}
 
 
-def test_moves_name_states_and_scripts() -> None:
-    for before, after, _, name in rows(STATES["What moves a job"]):
-        assert {*code(before), *code(after)} <= {str(state) for state in State}
-        assert resources.files("millstream.protocol.scripts").joinpath(f"{code(name)[0]}.lua").is_file()
+def test_the_drawing_is_the_table() -> None:
+    (drawing,) = blocks(STATES["States of a job"], "mermaid")
+    arrows = [re.fullmatch(r" {4}(\S+) --> (\S+): (\w+)", line) for line in drawing.text.splitlines()[1:]]
+    drawn = [(_place(arrow[1]), arrow[3], _place(arrow[2])) for arrow in arrows if arrow]
+    assert len(drawn) == len(arrows), "each line is an arrow"
+    assert sorted(drawn, key=str) == sorted(MOVES, key=str)
+
+
+def test_the_moves_are_the_table() -> None:
+    listed = {
+        (_place(before), code(name)[0], _place(after))
+        for befores, afters, name, *_ in rows(STATES["What moves a job"])
+        for before in code(befores) or ["-"]
+        for after in code(afters) or ["-"]
+    }
+    assert listed == MOVES
+
+
+def test_moves_name_scripts() -> None:
+    for *_, names in rows(STATES["What moves a job"]):
+        for name in code(names):
+            assert resources.files("millstream.protocol.scripts").joinpath(f"{name}.lua").is_file()
 
 
 def test_every_state_is_reached_and_left() -> None:
-    moves = rows(STATES["What moves a job"])
-    reached = {state for move in moves for state in code(move[1])}
-    left = {state for move in moves for state in code(move[0])}
-    assert {str(state) for state in State} - reached == {"expired"}
-    assert {str(state) for state in State} - left == {str(state) for state in FINAL - {State.DEAD}}
+    assert set(TABLE.values()) >= set(State)
+    assert {before for before, _ in TABLE} >= set(State)
+    assert {transition for _, transition in TABLE} == set(Transition)
 
 
 def test_every_handled_signal_is_documented() -> None:

@@ -51,6 +51,7 @@ local function cancelled(job)
   if redis.call('HDEL', record, 'cancel') == 0 then return false end
   job.cancelled = true
   redis.call('HSET', record, 'state', 'cancelled', 'env', job.env)
+  redis.call('HDEL', record, 'entry') -- whoever held it has not settled it
   redis.call('PEXPIRE', record, CANCELLED_TTL)
   redis.call('HINCRBY', stats, 'cancelled', 1)
   redis.call('LPUSH', history, job.id)

@@ -8,8 +8,8 @@
 local promoted, broken = 0, 0
 
 local function promote(id)
-  local fields = redis.call('HMGET', records .. id, 'env', 'band', 'run', 'attempt', 'crashes')
-  if not fields[1] then return end
+  local fields = redis.call('HMGET', records .. id, 'env', 'band', 'run', 'attempt', 'crashes', 'state')
+  if not fields[1] or fields[6] ~= 'scheduled' and fields[6] ~= 'retrying' then return end -- it waits no more
   local crashes = counter(fields[5], 0)
   local job = {id = id, env = fields[1], band = fields[2] or band_of(fields[1]), run = counter(fields[3], 1),
     attempt = counter(fields[4], 0), crashes = crashes, alone = crashes > 0}

@@ -11,7 +11,9 @@ local limit, removed = tonumber(ARGV[1]), 0
 
 local function forget(id, ref)
   local record = records .. id
-  if ref and redis.call('HGET', record, 'entry') ~= ref then return end
+  local fields = redis.pcall('HMGET', record, 'state', 'entry')
+  local waits = fields[1] == 'scheduled' or fields[1] == 'retrying'
+  if ref and fields[2] ~= ref or not ref and not waits then return end -- its job is elsewhere
   redis.call('DEL', record)
   notify(id)
 end

@@ -30,7 +30,7 @@ local function open_entry(ref, fields)
   if not id then return end
   local record = redis.call('HMGET', records .. id, 'state', 'entry')
   if record[1] and record[2] ~= ref then return end -- the job is elsewhere: this is what a lost step left behind
-  local letter = string.sub(band, 1, 1)
+  local letter = streams[string.sub(band, 1, 1)] and string.sub(band, 1, 1) or 'n' -- what anybody may have sent
   local opened = redis.call('XADD', streams[letter], '*', unpack(entry))
   redis.call('HSET', records .. id, 'state', 'queued', 'entry', letter .. opened)
   moved = moved + 1

@@ -21,6 +21,10 @@ COUNT_LIMIT = 2**31
 """Counters and durations (seconds) that are not below it were not written by us."""
 
 
+HOLDING = frozenset({"unique", "key"})
+"""Options of a job that holds something until its end: a lock, or a place among the jobs of its key."""
+
+
 class Malformed(MillstreamError):
     """A stream entry is not a job; it becomes a dead letter with its raw fields."""
 
@@ -76,6 +80,7 @@ class Entry:
     alone: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
+    holds: bool = False
 
 
 def parse_entry(
@@ -114,6 +119,8 @@ def parse_entry(
         )
         if not _well_typed(entry):
             raise Malformed(f"entry {ref} is not a job: some part of its envelope has the wrong type")
+        if entry.options:
+            entry.holds = not HOLDING.isdisjoint(entry.options)
         if len(fields) > 4:
             _read_counters(entry, fields)
     except (LookupError, ValueError, TypeError, AttributeError) as error:

@@ -154,6 +154,11 @@ class QueueKeys:
         """What each list that wakes the waiters of one job begins with; the job's id follows."""
         return self.base + "wait:"
 
+    @cached_property
+    def uniques(self) -> str:
+        """What the lock of each unique key begins with, a string: the id of the job that holds it."""
+        return self.base + "unique:"
+
 
 @dataclass(frozen=True)
 class Keys:

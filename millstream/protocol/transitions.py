@@ -33,11 +33,15 @@ class Kind(StrEnum):
     UNKNOWN = "unknown"
 
 
+ENDS = frozenset({Kind.COMPLETED, Kind.DISCARDED, Kind.CANCELLED, Kind.EXPIRED})
+"""The kinds that end a job with nothing but its record left."""
+
+
 class Outcome(NamedTuple):
     """The end of one run: what settle.lua is told of it.
 
     ``number`` is in milliseconds: the record's TTL for a final kind, the delay of the next run otherwise.
-    ``row`` is the JSON that is kept of the run.
+    ``row`` is the JSON that is kept of the run. ``holds``: the job holds something that its end must free.
     """
 
     ref: str
@@ -45,13 +49,14 @@ class Outcome(NamedTuple):
     kind: str
     number: int
     row: bytes
+    holds: bool = False
 
     def pack(self) -> bytes:
         """As one string of bytes, for the scoreboard's outbox. JSON holds no NUL, nor do the other parts."""
         return b"%b\0%b\0%b\0%d\0%b" % (
             self.ref.encode(),
             self.id.encode(),
-            self.kind.encode(),
+            self.kind.encode() + (b"+" if self.holds else b""),
             self.number,
             self.row,
         )
@@ -60,7 +65,8 @@ class Outcome(NamedTuple):
     def unpack(cls, packed: bytes) -> Outcome:
         """The reverse of :meth:`pack`."""
         ref, job_id, kind, number, row = packed.split(b"\0", 4)
-        return cls(ref.decode(), job_id.decode(), kind.decode(), int(number), row)
+        word = kind.decode()
+        return cls(ref.decode(), job_id.decode(), word.removesuffix("+"), int(number), row, word.endswith("+"))
 
 
 class Verdict(StrEnum):
@@ -98,6 +104,7 @@ def all_keys(keys: QueueKeys) -> tuple[str, ...]:
         keys.waiting,
         keys.waits,
         keys.enqueued,
+        keys.uniques,
     )
 
 
@@ -150,8 +157,8 @@ def settle(
 ) -> Call[list[tuple[Verdict, str]]]:
     """Record how runs ended; the reply holds a verdict for each, and the text of an error."""
     args: list[Argument] = [consumer, int(unknown_grace * 1000)]
-    for outcome in outcomes:
-        args += outcome
+    for ref, job_id, kind, number, row, holds in outcomes:
+        args += (ref, job_id, kind + "+" if holds and kind in ENDS else kind, number, row)
     count = len(outcomes)
     return Call(script("settle"), all_keys(keys), args, lambda reply: _parse_verdicts(reply, count))
 

@@ -226,4 +226,5 @@ class Execution:
         return int(1000 * min(LONGEST_TTL, max(run.job.result_ttl, keep)))
 
     def _outcome_of(self, run: Run, kind: Kind, number: int, row: bytes) -> Outcome:
-        return Outcome(run.entry.ref, run.entry.id, kind, min(number, int(LONGEST * 1000)), row)
+        entry = run.entry
+        return Outcome(entry.ref, entry.id, kind, min(number, int(LONGEST * 1000)), row, entry.holds)

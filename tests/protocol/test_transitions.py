@@ -21,10 +21,16 @@ PLAIN = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 
 
 @QUICK
-@given(PLAIN, PLAIN, st.sampled_from(Kind), st.integers(0, 2**53), st.binary(max_size=100))
-def test_an_outcome_survives_the_outbox(ref: str, job_id: str, kind: Kind, number: int, row: bytes) -> None:
-    outcome = Outcome(ref, job_id, kind, number, row)
+@given(PLAIN, PLAIN, st.sampled_from(Kind), st.integers(0, 2**53), st.binary(max_size=100), st.booleans())
+def test_an_outcome_survives_the_outbox(
+    ref: str, job_id: str, kind: Kind, number: int, row: bytes, holds: bool
+) -> None:
+    outcome = Outcome(ref, job_id, kind, number, row, holds)
     assert Outcome.unpack(outcome.pack()) == outcome
+
+
+def test_an_outcome_that_an_older_version_has_left_in_the_outbox_is_read() -> None:
+    assert Outcome.unpack(b"n1-0\0j\0completed\x005\0{}") == Outcome("n1-0", "j", "completed", 5, b"{}", holds=False)
 
 
 def test_the_order_of_the_keys_is_that_of_the_scripts() -> None:
@@ -34,7 +40,7 @@ def test_the_order_of_the_keys_is_that_of_the_scripts() -> None:
     found = all_keys(KEYS)
     assert len(found) == max(names)
     assert [key.rpartition(":")[2] for key in found[:5]] == ["again", "critical", "high", "normal", "low"]
-    plain = {"records": "job:", "waits": "wait:"}
+    plain = {"records": "job:", "waits": "wait:", "uniques": "unique:"}
     for number, name in names.items():
         if number > 5:
             assert found[number - 1] == f"{KEYS.base}{plain.get(name, name)}"

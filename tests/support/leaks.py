@@ -22,6 +22,9 @@ EMPTY = re.compile(r"^(stream:(again|critical|high|normal|low)|due|dead|held|wai
 # Keys that end by themselves: they must have a TTL.
 EXPIRING = re.compile(r"^(job:.+|wait:.+)$")
 
+# Locks: whoever held one has ended, and every end frees it.
+LOCK = re.compile(r"^unique:.+$")
+
 FILES_ALLOWED = (".coverage",)  # beginnings of names
 
 
@@ -46,6 +49,8 @@ def _leak(client: redis.Redis, key: str, leaves_jobs: bool, prefix: re.Pattern[s
     if rest in ALLOWED_GLOBAL:
         return None
     part = re.sub(r"^\{[^}]*\}[^:]*:", "", rest)
+    if LOCK.match(part):
+        return f"{key}: no TTL" if client.ttl(key) == -1 else None if leaves_jobs else f"{key}: a lock that is held"
     if part == rest or not (part in ALLOWED_OF_QUEUE or EMPTY.match(part) or EXPIRING.match(part)):
         return f"{key}: not in the list of keys"
     if part in ALLOWED_OF_QUEUE or leaves_jobs:

@@ -1,4 +1,4 @@
--- Included after _keys.lua: the moves of one job that several transitions share.
+-- Included after _keys.lua and _holds.lua: the moves of one job that several transitions share.
 -- A job here is a table {id, env, band, run, attempt, crashes, alone}; `cancelled` is set where it has ended instead of
 -- being moved. Each move writes the new place first; the caller removes the old one last, so that an error in between
 -- leaves the job where it was.
@@ -56,6 +56,7 @@ local function cancelled(job)
   redis.call('HINCRBY', stats, 'cancelled', 1)
   redis.call('LPUSH', history, job.id)
   redis.call('LTRIM', history, 0, HISTORY_CAP - 1)
+  release(job.id)
   notify(job.id)
   return true
 end
@@ -141,6 +142,7 @@ local function bury(job, ref, row)
   end
   redis.call('LPUSH', history, job.id)
   redis.call('LTRIM', history, 0, HISTORY_CAP - 1)
+  release(job.id)
   notify(job.id)
   return 'dead'
 end

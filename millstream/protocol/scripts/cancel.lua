@@ -4,6 +4,7 @@
 -- ARGV: 1 job id, 2 TTL of the record in ms
 -- Returns {code, state}: "ok" cancelled; "running" a request was published; "ended" too late; "absent" unknown.
 -- include: _keys.lua
+-- include: _holds.lua
 -- include: _moves.lua
 local id, record = ARGV[1], records .. ARGV[1]
 local fields = redis.call('HMGET', record, 'state', 'entry')
@@ -36,5 +37,6 @@ redis.call('PEXPIRE', record, ARGV[2])
 redis.call('HINCRBY', stats, 'cancelled', 1)
 redis.call('LPUSH', history, id)
 redis.call('LTRIM', history, 0, HISTORY_CAP - 1)
+release(id)
 notify(id)
 return {'ok', state}

@@ -5,6 +5,7 @@
 -- Returns one number per id: 1 enqueued (held where the queue is paused); 0 it is not dead; 2 it has no payload that
 -- could run (a malformed entry).
 -- include: _keys.lua
+-- include: _holds.lua
 -- include: _moves.lua
 -- include: _enqueued.lua
 

@@ -5,6 +5,7 @@
 -- ARGV: 1 how many to remove at most, 2 "1" for the due jobs too, "0" to leave them
 -- Returns {how many were removed, 1 if there may be more: call again}.
 -- include: _keys.lua
+-- include: _holds.lua
 -- include: _moves.lua
 -- include: _waiting.lua
 local limit, removed = tonumber(ARGV[1]), 0
@@ -14,6 +15,7 @@ local function forget(id, ref)
   local fields = redis.pcall('HMGET', record, 'state', 'entry')
   local waits = fields[1] == 'scheduled' or fields[1] == 'retrying'
   if ref and fields[2] ~= ref or not ref and not waits then return end -- its job is elsewhere
+  release(id)
   redis.call('DEL', record)
   notify(id)
 end

@@ -7,6 +7,7 @@
 --   discarded  TTL in ms         likewise
 --   cancelled  TTL in ms         likewise
 --   expired    TTL in ms         likewise
+--   completed+, discarded+, cancelled+, expired+: the same, and what the job holds (see _holds.lua) is freed
 --   dead       0                 dead letter with the row; 1 where the entry is no job: then no payload is kept;
 --                                2 where it was refused: the payload and the counters are kept as they are
 --   crashed    -                 dead letter with the row, one crash more
@@ -19,10 +20,14 @@
 --   2 already settled by this very delivery (a replay), 0 stale (the delivery was taken; nothing was changed),
 --   or an error text (nothing was acknowledged, the run may be settled again).
 -- include: _keys.lua
+-- include: _holds.lua
 -- include: _moves.lua
 -- include: _enqueued.lua
 local consumer, grace = ARGV[1], tonumber(ARGV[2])
-local TERMINAL = {completed = true, discarded = true, cancelled = true, expired = true}
+local TERMINAL = {}
+for _, state in ipairs({'completed', 'discarded', 'cancelled', 'expired'}) do
+  TERMINAL[state], TERMINAL[state .. '+'] = state, state
+end
 local unusual, acks, counts, ended = {}, {}, {}, {}
 
 local pending = {}
@@ -91,16 +96,21 @@ local waited = redis.call('EXISTS', waiting) == 1
 for i = 3, #ARGV, 5 do
   local ref, id, kind, number, row = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local code
+  local state = TERMINAL[kind]
   if not pending[ref] then
     code = code_of_absent(ref, id)
-  elseif TERMINAL[kind] then
+  elseif state then
     local record = records .. id
-    local reply = redis.pcall('HSET', record, 'state', kind, 'out', row) -- `entry` names this delivery already
+    local reply = redis.pcall('HSET', record, 'state', state, 'out', row) -- `entry` names this delivery already
     if type(reply) ~= 'table' then reply = redis.pcall('PEXPIRE', record, number) end
     if type(reply) == 'table' then
       code = reply.err
     else
       ended[#ended + 1] = id
+      if state ~= kind then
+        pcall(release, id) -- what cannot be freed does not count any more: its holder has ended
+        kind = state
+      end
       if waited then notify(id) end
     end
   else

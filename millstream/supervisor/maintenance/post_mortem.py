@@ -29,7 +29,7 @@ def outcome_of_death(record: Record, group: GroupPlan, plan: Plan) -> Outcome | 
             return None
         case Cause.CANCELLED:
             row = _row(record, group, plan, ending, "cancelled", counted=1)
-            return Outcome(ref, job_id, Kind.CANCELLED, CANCELLED_TTL, row)
+            return Outcome(ref, job_id, Kind.CANCELLED, CANCELLED_TTL, row, holds=True)  # it may: we do not know
         case Cause.TIMEOUT | Cause.MEMORY:
             return _counted(record, group, plan, ending, ref)
         case _:

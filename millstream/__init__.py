@@ -21,6 +21,7 @@ from millstream.protocol.errors import (
     MillstreamError,
     NotJSON,
     PayloadTooLarge,
+    ResultNotKept,
     RetryLater,
     Snooze,
     Unavailable,
@@ -31,6 +32,7 @@ from millstream.protocol.handle import Handle
 from millstream.protocol.info import Attempt, JobError, JobInfo, State
 from millstream.protocol.policy import Retry
 from millstream.protocol.registry import Draft, Job
+from millstream.protocol.reports import LogLine
 from millstream.worker.context import CurrentJob, current_job
 
 __all__ = [
@@ -55,10 +57,12 @@ __all__ = [
     "JobNotFound",
     "JobTimeout",
     "LeaseLost",
+    "LogLine",
     "Millstream",
     "MillstreamError",
     "NotJSON",
     "PayloadTooLarge",
+    "ResultNotKept",
     "Retry",
     "RetryLater",
     "Snooze",

@@ -14,12 +14,14 @@ from millstream.protocol.drafts import chunks, new_job
 from millstream.protocol.errors import UnknownJob
 from millstream.protocol.handle import Handle
 from millstream.protocol.keys import Keys, QueueKeys, band_of, checked_name
+from millstream.protocol.labels import checked_tags
 from millstream.protocol.location import Location, configured_keyring, locate
 from millstream.protocol.policy import Duration, Retry, policies, seconds
 from millstream.protocol.registry import (
     DEFAULT_RESULT_TTL,
     Draft,
     Job,
+    Options,
     Registry,
     checked_options,
 )
@@ -113,6 +115,7 @@ class Millstream:
         retry: Retry | int | Sequence[Retry] | None = None,
         priority: int | str = 0,
         result_ttl: Duration = DEFAULT_RESULT_TTL,
+        tags: Sequence[str] = (),
     ) -> Decorator: ...
 
     def job(
@@ -125,14 +128,17 @@ class Millstream:
         retry: Retry | int | Sequence[Retry] | None = None,
         priority: int | str = 0,
         result_ttl: Duration = DEFAULT_RESULT_TTL,
+        tags: Sequence[str] = (),
     ) -> Any:
         """Register a function as a job.
 
         ``timeout`` (seconds, 0 for none) is the soft limit of a run: by default its group's, else 3600.
-        ``result_ttl`` (seconds) is how long its result is kept. Raises :class:`DuplicateJob`, :class:`InvalidJob`.
+        ``result_ttl`` (seconds) is how long its result is kept, 0 for not at all; ``tags`` are what its jobs are found
+        by. Raises :class:`DuplicateJob`, :class:`InvalidJob`.
         """
 
         def register(function: Callable[P, R]) -> Job[P, R]:
+            own_tags = checked_tags(tags)
             job = Job(
                 app=self,
                 fn=function,
@@ -142,6 +148,8 @@ class Millstream:
                 retry=policies(retry),
                 priority=band_of(priority),
                 result_ttl=seconds(result_ttl, "result_ttl"),
+                tags=own_tags,
+                options=Options(tags=own_tags),
             )
             self.registry.add(job)
             return job

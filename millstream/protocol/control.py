@@ -111,7 +111,7 @@ def purge_all(runner: Runner, keys: QueueKeys, *, due: bool = False) -> int:
 def retry_dead(runner: Runner, keys: QueueKeys, ids: Sequence[str]) -> dict[str, Retried]:
     """Enqueue dead jobs again, however many; what became of each, by id. Raises :class:`Unavailable`."""
     done: dict[str, Retried] = {}
-    for step in _steps(ids):
+    for step in steps(ids):
         codes = runner.run(dead_retry(keys, step))
         done.update(zip(step, codes, strict=True))
     return done
@@ -120,11 +120,12 @@ def retry_dead(runner: Runner, keys: QueueKeys, ids: Sequence[str]) -> dict[str,
 def delete_dead(runner: Runner, keys: QueueKeys, ids: Sequence[str]) -> int:
     """Delete dead jobs, however many, and return how many were dead. Raises :class:`Unavailable`."""
     deleted = 0
-    for step in _steps(ids):
+    for step in steps(ids):
         codes = runner.run(dead_delete(keys, step))
         deleted += sum(codes)
     return deleted
 
 
-def _steps(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+def steps(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """*ids* in portions that one call takes."""
     return (ids[first : first + STEP] for first in range(0, len(ids), STEP))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 from millstream.protocol.envelope import encode_envelope
 from millstream.protocol.errors import InvalidJob
 from millstream.protocol.ids import new_id
 from millstream.protocol.keys import band_of
 from millstream.protocol.payload import checked_size
-from millstream.protocol.policy import LONGEST
-from millstream.protocol.registry import Draft
+from millstream.protocol.policy import LONGEST, LONGEST_TTL
+from millstream.protocol.registry import Draft, Options
 from millstream.protocol.signing import Keyring, sign
 from millstream.protocol.transitions import NewJob
 
@@ -37,13 +38,27 @@ def new_job(draft: Draft, keyring: Keyring | None) -> NewJob:
         queue=draft.queue,
         enqueued_at=time.time_ns() // 1_000_000,
         priority=band,
-        options={"keep": KEEP_CALLERS_ID} if options.id else None,
+        options=_kept(options),
         headers=options.headers,
     )
     job_id, nonce = (new_id(), "") if options.id is None else (options.id, new_id())
     if keyring is not None:
         envelope = checked_size(sign(envelope, draft.queue, job_id, keyring), f"job {draft.name!r}, signed,")
     return NewJob(job_id, band, envelope, _delay(draft), nonce)
+
+
+def _kept(options: Options) -> dict[str, Any]:
+    """The options that workers and readers are told of; most jobs have none."""
+    kept: dict[str, Any] = {}
+    if options.id:
+        kept["keep"] = KEEP_CALLERS_ID
+    if options.result_ttl is not None:
+        kept["result_ttl"] = min(options.result_ttl, LONGEST_TTL)
+    if options.tags:
+        kept["tags"] = options.tags
+    if options.metadata:
+        kept["metadata"] = options.metadata
+    return kept
 
 
 def _delay(draft: Draft) -> int | None:

@@ -140,7 +140,7 @@ def _well_typed(entry: Entry) -> bool:
         and entry.priority in BANDS
         and type(entry.headers) is dict
         and type(options) is dict
-        and (not options or all(_is_count(options.get(name, 0)) for name in ("keep", "attempts")))
+        and (not options or all(_is_count(options.get(name, 0)) for name in ("keep", "attempts", "result_ttl")))
     )
 
 

@@ -100,6 +100,14 @@ class JobExpired(JobFailed):
     """The job was not started before its deadline."""
 
 
+class ResultNotKept(MillstreamError):
+    """The job completed, but its ``result_ttl`` is 0, so its result is gone; ``info`` is its :class:`JobInfo`."""
+
+    def __init__(self, message: str, info: JobInfo) -> None:
+        super().__init__(message)
+        self.info = info
+
+
 # What a handler raises to say how its run ends.
 
 

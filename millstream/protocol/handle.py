@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from millstream.protocol import transitions
-from millstream.protocol.errors import JobCancelled, JobExpired, JobFailed, JobNotFound
-from millstream.protocol.info import JobInfo, State, job_info
+from millstream.protocol.errors import JobCancelled, JobExpired, JobFailed, JobNotFound, ResultNotKept
+from millstream.protocol.info import JobInfo, State, job_info, keeps_result
 
 if TYPE_CHECKING:
     from millstream.protocol.app import Millstream
@@ -56,17 +56,28 @@ class Handle(Generic[R]):
         """Wait for the job to end, without polling, and return what it returned.
 
         Raises :class:`JobFailed` (also :class:`JobCancelled`, :class:`JobExpired`), :class:`JobNotFound`,
+        :class:`ResultNotKept` where it completed but its ``result_ttl`` is 0,
         :class:`TimeoutError` after *timeout* seconds, :class:`Unavailable`.
         """
         if self._app.client.wait_for_end(self._keys, self.id, timeout) is None:
             raise JobNotFound(f"there is no job {self.id!r} in queue {self.queue!r}")
-        return cast(R, result_of(self.info()))
+        facts = self._app.client.run(transitions.inspect(self._keys, self.id))
+        return cast(R, self._result_of(facts))
 
     async def aresult(self, timeout: float | None = None) -> R:
         """The same for async code."""
         if await self._app.aclient.wait_for_end(self._keys, self.id, timeout) is None:
             raise JobNotFound(f"there is no job {self.id!r} in queue {self.queue!r}")
-        return cast(R, result_of(await self.ainfo()))
+        facts = await self._app.aclient.run(transitions.inspect(self._keys, self.id))
+        return cast(R, self._result_of(facts))
+
+    def _result_of(self, facts: transitions.Inspected) -> Any:
+        info = job_info(self.queue, self.id, facts)
+        if info.state is State.COMPLETED and not keeps_result(facts):
+            raise ResultNotKept(
+                f"job {self.id} ({info.job}) completed, but its result_ttl is 0: no result is kept", info
+            )
+        return result_of(info)
 
     def cancel(self) -> bool:
         """Cancel the job; True where it will not run (any further): it waited, or a stop was requested.

@@ -10,6 +10,8 @@ from typing import Any
 import orjson
 
 from millstream.protocol.errors import JobNotFound
+from millstream.protocol.labels import labels_of
+from millstream.protocol.reports import LogLine, read_log, read_progress
 from millstream.protocol.states import FINAL as FINAL  # named here by those who show jobs
 from millstream.protocol.states import State as State
 from millstream.protocol.transitions import Inspected
@@ -72,6 +74,7 @@ class JobInfo:
     tags: tuple[str, ...] = ()
     args: list[Any] | None = None
     kwargs: dict[str, Any] | None = None
+    logs: tuple[LogLine, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values: ISO 8601 UTC times, durations in seconds, sizes in bytes."""
@@ -92,8 +95,9 @@ def job_info(queue: str, job_id: str, facts: Inspected) -> JobInfo:
     if not record:
         raise JobNotFound(f"there is no job {job_id!r} in queue {queue!r}: it never existed, or its record has expired")
     envelope = _envelope(record.get("env") or facts.entry.get("env"))
-    options: dict[str, Any] = envelope.get("o") or {}
     last = _load_object(record.get("out"))
+    options = _object(envelope.get("o")) or _object(last.get("o"))
+    labels = labels_of(options)
     tries = _load(b"[" + record.get("tries", b"") + b"]") or []
     state = State(record["state"].decode())
     if state is State.QUEUED and facts.consumer:
@@ -101,6 +105,7 @@ def job_info(queue: str, job_id: str, facts: Inspected) -> JobInfo:
     counters: dict[str, Any] = record if "attempt" in record else facts.entry
     attempt = int(last.get("a") or counters.get("attempt") or 0) + (1 if state is State.RUNNING else 0)
     rows = [*tries, *([last] if last else [])]
+    progress, message = read_progress(record)
     ended = rows[-1] if rows else {}
     return JobInfo(
         id=job_id,
@@ -112,6 +117,8 @@ def job_info(queue: str, job_id: str, facts: Inspected) -> JobInfo:
         max_attempts=last.get("x") or ended.get("x") or options.get("attempts"),
         crashes=_crashes(state, counters, tries),
         run=int(counters.get("run") or last.get("k") or max(len(tries) + 1, attempt)),
+        progress=progress,
+        message=message,
         result=last.get("r"),
         error=_error(ended) if state is not State.COMPLETED else None,
         attempts=tuple(_attempt(row) for row in rows),
@@ -119,11 +126,17 @@ def job_info(queue: str, job_id: str, facts: Inspected) -> JobInfo:
         due_at=instant(record.get("due")),
         started_at=_started(state, facts, ended),
         finished_at=_finished(last) if state in FINAL else None,
-        metadata=options.get("metadata", {}),
-        tags=tuple(tags) if isinstance(tags := options.get("tags"), list) else (),
+        metadata=labels.get("metadata", {}),
+        tags=tuple(labels.get("tags", ())),
         args=envelope.get("a", []) if envelope else None,
         kwargs=envelope.get("k", {}) if envelope else None,
+        logs=tuple(LogLine(instant(at), run, line) for at, run, line in read_log(record)),
     )
+
+
+def keeps_result(facts: Inspected) -> bool:
+    """Whether the result of a job that completed is kept: not with a ``result_ttl`` of 0."""
+    return "z" not in _load_object(facts.record.get("out"))
 
 
 def _crashes(state: State, counters: dict[str, bytes], tries: list[dict[str, Any]]) -> int:
@@ -150,10 +163,13 @@ def _envelope(encoded: bytes | None) -> dict[str, Any]:
     return members
 
 
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _load_object(encoded: bytes | None) -> dict[str, Any]:
     """A JSON object of a record; {} where it is something else: a malformed entry keeps what it came with."""
-    loaded = _load(encoded)
-    return loaded if isinstance(loaded, dict) else {}
+    return _object(_load(encoded))
 
 
 def _load(encoded: bytes | None) -> Any:

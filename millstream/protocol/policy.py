@@ -22,6 +22,10 @@ LONGEST = 100 * 365 * 86400.0
 """Seconds; limits and delays are never taken for more, so that instants stay within what clocks and Redis can hold."""
 
 
+LONGEST_TTL = 10 * 365 * 86400.0
+"""Seconds; Redis refuses an expiry that is beyond its range of milliseconds."""
+
+
 def seconds(value: Duration, what: str = "duration") -> float:
     """A duration as seconds. Raises :class:`InvalidJob` where it is negative or no duration."""
     if isinstance(value, timedelta):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from millstream.protocol.errors import DuplicateJob, InvalidJob
 from millstream.protocol.keys import band_of, checked_id, checked_name
+from millstream.protocol.labels import checked_metadata, checked_tags
 from millstream.protocol.policy import Duration, Policies, seconds
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ class Options:
     at: datetime | None = None
     id: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    result_ttl: float | None = None
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 def checked_options(
@@ -44,6 +48,9 @@ def checked_options(
     at: datetime | None = None,
     id: str | None = None,
     headers: Mapping[str, str] | None = None,
+    result_ttl: Duration | None = None,
+    tags: Sequence[str] = (),
+    metadata: Mapping[str, Any] | None = None,
 ) -> Options:
     """Check the options of one enqueue. Raises :class:`InvalidJob`."""
     if queue is not None:
@@ -57,7 +64,17 @@ def checked_options(
     if at is not None and delay is not None:
         raise InvalidJob("delay and at exclude each other: use one of them")
     wait = None if delay is None else seconds(delay, "delay")
-    return Options(queue, priority, wait, at, id, dict(headers or {}))
+    return Options(
+        queue,
+        priority,
+        wait,
+        at,
+        id,
+        dict(headers or {}),
+        None if result_ttl is None else seconds(result_ttl, "result_ttl"),
+        checked_tags(tags) if tags else (),
+        checked_metadata(metadata) if metadata else {},
+    )
 
 
 @dataclass(frozen=True)
@@ -84,6 +101,7 @@ class Job(Generic[P, R]):
     retry: Policies
     priority: str
     result_ttl: float
+    tags: tuple[str, ...] = ()
     options: Options = field(default_factory=Options)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -98,13 +116,28 @@ class Job(Generic[P, R]):
         at: datetime | None = None,
         id: str | None = None,
         headers: Mapping[str, str] | None = None,
+        result_ttl: Duration | None = None,
+        tags: Sequence[str] = (),
+        metadata: Mapping[str, Any] | None = None,
     ) -> Job[P, R]:
         """This job with options for its next enqueues: they never mix with the function's arguments.
 
         ``delay`` in seconds or a timedelta; ``at`` an aware datetime; ``priority`` an integer or a band's name;
-        ``id`` makes the enqueue idempotent. Raises :class:`InvalidJob`.
+        ``id`` makes the enqueue idempotent. ``result_ttl`` (seconds) is how long the result is kept, 0 for not at all.
+        ``tags`` are added to the job's own; they and ``metadata`` (JSON) are what jobs are found by.
+        Raises :class:`InvalidJob`.
         """
-        options = checked_options(queue=queue, priority=priority, delay=delay, at=at, id=id, headers=headers)
+        options = checked_options(
+            queue=queue,
+            priority=priority,
+            delay=delay,
+            at=at,
+            id=id,
+            headers=headers,
+            result_ttl=result_ttl,
+            tags=(*self.tags, *checked_tags(tags)),
+            metadata=metadata,
+        )
         return replace(self, options=options)
 
     def job(self, *args: P.args, **kwargs: P.kwargs) -> Draft:

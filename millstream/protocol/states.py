@@ -49,9 +49,9 @@ class Transition(StrEnum):
     DIE = "die"
     """It becomes a dead letter."""
     REVIVE = "revive"
-    """An operator retries a dead letter."""
+    """An operator retries a job that ended without having done its work."""
     DELETE = "delete"
-    """An operator deletes a dead letter."""
+    """An operator deletes a job that has ended."""
     PURGE = "purge"
     """An operator removes all that waits."""
     FORGET = "forget"
@@ -81,8 +81,8 @@ TABLE: Mapping[tuple[State | None, Transition], State | None] = MappingProxyType
         (_S.RETRYING, _T.PROMOTE): _S.QUEUED,
         (_S.RETRYING, _T.CANCEL): _S.CANCELLED,
         (_S.RETRYING, _T.PURGE): None,
-        (_S.DEAD, _T.REVIVE): _S.QUEUED,
-        (_S.DEAD, _T.DELETE): None,
+        **{(state, _T.REVIVE): _S.QUEUED for state in (_S.DEAD, _S.CANCELLED, _S.EXPIRED)},
+        **{(state, _T.DELETE): None for state in State if state in FINAL},
         **{(state, _T.FORGET): None for state in State if state in FINAL},
     }
 )

@@ -24,19 +24,17 @@ from millstream.protocol.errors import (
     RetryLater,
     Snooze,
 )
+from millstream.protocol.labels import labels_of
 from millstream.protocol.payload import checked_size, encode
-from millstream.protocol.policy import LONGEST, Retry, policy_for, seconds
+from millstream.protocol.policy import LONGEST, LONGEST_TTL, Retry, policy_for, seconds
 from millstream.protocol.registry import Job
 from millstream.protocol.scoreboard import Word
 from millstream.protocol.transitions import Kind, Outcome
-from millstream.worker.context import CurrentJob, set_current_job
+from millstream.worker.context import CurrentJob, set_current_run
 from millstream.worker.coroutines import Coroutines
 from millstream.worker.journal import Journal
 from millstream.worker.rows import MEASURED, error_of, exit_code_of, run_row
 from millstream.worker.signals import Signals
-
-LONGEST_TTL = 10 * 365 * 86400.0
-"""Seconds; Redis refuses an expiry that is beyond its range of milliseconds."""
 
 KEEP_GENERATED_ID = 300.0
 """Seconds for which a generated id stays taken after its job's end, so that an enqueue can be sent again."""
@@ -55,10 +53,20 @@ class Run:
     error: BaseException | None = None
     duration: float = 0.0
     cpu: float = 0.0
+    current: CurrentJob | None = None
 
     @property
     def attempt(self) -> int:
         return self.entry.attempt + 1
+
+    def current_job(self) -> CurrentJob:
+        """What the handler may ask of this run, made when it asks."""
+        if self.current is None:
+            entry = self.entry
+            self.current = CurrentJob(
+                entry.id, entry.name, entry.queue, self.attempt, entry.run, entry.headers, entry.ref
+            )
+        return self.current
 
 
 def attempts_of(job: Job[..., Any], entry: Entry, policy: Retry | None = None) -> int:
@@ -108,7 +116,7 @@ class Execution:
 
     def _call(self, run: Run) -> None:
         entry, signals = run.entry, self._signals
-        set_current_job(CurrentJob(entry.id, entry.name, entry.queue, run.attempt, entry.run, entry.headers))
+        set_current_run(run)
         handler = self._async_handler(run.job) if run.job.is_async else run.job.fn
         if self._journal.says_each:
             self._journal.started(run)
@@ -128,7 +136,7 @@ class Execution:
         run.duration, run.cpu = time.monotonic() - started, (time.process_time_ns() - cpu) / 1e9
         if run.duration >= MEASURED:
             run.cpu += self._take_cpu_of_children() / 1e9
-        set_current_job(None)
+        set_current_run(None)
 
     def _take_cpu_of_children(self) -> int:
         """Nanoseconds that subprocesses have used that were waited for since the last call."""
@@ -174,7 +182,15 @@ class Execution:
         except (NotJSON, PayloadTooLarge) as problem:
             run.error = problem
             return self._dead(run, "result")
-        row = self._row(run, result=result if run.job.result_ttl > 0 and result != b"null" else None)
+        options, ttl = run.entry.options, run.job.result_ttl
+        if options:
+            ttl = options.get("result_ttl", ttl)
+        row = self._row(
+            run,
+            result=result if ttl > 0 and result != b"null" else None,
+            labels=labels_of(options) if options else None,
+            not_kept=ttl <= 0,
+        )
         if self._journal.tells_of(run):
             self._journal.completed(run)
         return self._outcome_of(run, Kind.COMPLETED, self._keep(run), row)
@@ -204,7 +220,7 @@ class Execution:
 
     def _final(self, run: Run, kind: Kind, cause: str) -> Outcome:
         assert run.error is not None
-        row = self._row(run, cause=cause, error=error_of(run.error, cause))
+        row = self._row(run, cause=cause, error=error_of(run.error, cause), labels=labels_of(run.entry.options))
         return self._outcome_of(run, kind, self._keep(run), row)
 
     def _row(self, run: Run, **kept: Any) -> bytes:
@@ -221,9 +237,10 @@ class Execution:
 
     def _keep(self, run: Run) -> int:
         """Milliseconds for which the record outlives the job."""
-        keep = run.entry.options.get("keep")
-        keep = float(keep) if isinstance(keep, (int, float)) else KEEP_GENERATED_ID
-        return int(1000 * min(LONGEST_TTL, max(run.job.result_ttl, keep)))
+        options, ttl, keep = run.entry.options, run.job.result_ttl, KEEP_GENERATED_ID
+        if options:
+            ttl, keep = options.get("result_ttl", ttl), options.get("keep", keep)
+        return int(1000 * min(LONGEST_TTL, max(ttl, keep)))
 
     def _outcome_of(self, run: Run, kind: Kind, number: int, row: bytes) -> Outcome:
         entry = run.entry

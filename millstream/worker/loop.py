@@ -23,6 +23,7 @@ from millstream.worker.execution import Execution, Run, attempts_of
 from millstream.worker.fetcher import Delivery, Fetcher
 from millstream.worker.outbox import Outbox
 from millstream.worker.refusals import forged, malformed, unknown_job
+from millstream.worker.reporting import Reporter, install
 from millstream.worker.signals import Signals
 from millstream.worker.spec import WorkerSpec
 from millstream.worker.tally import Uncounted
@@ -58,6 +59,8 @@ class Worker:
         self._fetcher = Fetcher(spec, record, signals, tally)
         self._execution = Execution(spec.worker, signals, record.words)
         self._outbox = Outbox(record)
+        self._reporter = Reporter(spec.url, spec.prefix)
+        install(self._reporter)
         self._queue = 0
         self._run = 0
         self._batch = 0
@@ -85,6 +88,7 @@ class Worker:
 
     def _exchange(self) -> Delivery | None:
         """Settle the last batch and fetch the next one, in one round trip."""
+        self._reporter.flush()
         outcomes = self._outbox.unsettled()
         delivery = self._fetcher.exchange(self._queue, outcomes, fetch=not self._signals.stopping)
         self._outbox.clear()
@@ -175,6 +179,7 @@ class Worker:
         """The outbox is full: settle it before the next job. While Redis is away, no next job starts."""
         while True:
             try:
+                self._reporter.flush()
                 self._fetcher.exchange(self._queue, self._outbox.unsettled(), fetch=False)
                 self._outbox.clear()
                 return self._back_in_touch()
@@ -258,6 +263,7 @@ class Worker:
 
     def _finish(self) -> None:
         """Settle what ended; if Redis is away for longer than a moment, maintenance does it from the outbox."""
+        self._reporter.flush()
         deadline = time.monotonic() + 1.0
         while self._outbox:
             try:

@@ -35,8 +35,13 @@ def run_row(
     cause: str | None = None,
     result: bytes | None = None,
     error: dict[str, Any] | None = None,
+    labels: dict[str, Any] | None = None,
+    not_kept: bool = False,
 ) -> bytes:
-    """Encode the row of one run. ``started_at`` in ms, durations in seconds; ``result`` is JSON already."""
+    """Encode the row of one run. ``started_at`` in ms, durations in seconds; ``result`` is JSON already.
+
+    ``labels`` are tags and metadata, for where the envelope is not kept; ``not_kept`` says that a result was not to be.
+    """
     row: dict[str, Any] = {
         "n": entry.name,
         "t": entry.enqueued_at,
@@ -59,6 +64,10 @@ def run_row(
         row["r"] = orjson.Fragment(result)
     if error is not None:
         row["e"] = error
+    if labels:
+        row["o"] = labels
+    if not_kept:
+        row["z"] = 1
     return orjson.dumps(row)
 
 

@@ -6,12 +6,15 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import millstream
 from millstream import Attempt, CurrentJob, Handle, Job, JobError, JobInfo, Millstream, Retry
+from millstream.worker import reporting
+from millstream.worker.context import set_current_run
 from tests.docs.documents import DOCS, blocks, code, rows, sections
 
 TEXT = (DOCS / "jobs.md").read_text()
@@ -62,6 +65,23 @@ def test_members_of_handle() -> None:
 def test_every_public_name_is_mentioned() -> None:
     mentioned = {word for part in code(TEXT) for word in re.findall(r"\w+", part)}
     assert not set(millstream.__all__) - mentioned
+
+
+def test_the_reporting_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job as a worker runs it: what it said is in its report."""
+    scope: dict[str, Any] = {}
+    (example,) = (block.text for block in blocks(TEXT, "python") if "job.progress(" in block.text)
+    exec(example, scope)
+    reporter, told = reporting.Reporter("redis://127.0.0.1:1", "t:"), list[reporting.Report]()
+    monkeypatch.setattr(reporter, "add", told.append)
+    monkeypatch.setattr(reporting, "_reporter", reporter)
+    job = CurrentJob("j", "resize", "q", 1, 1, {}, "n1-0")
+    set_current_run(SimpleNamespace(current_job=lambda: job))
+    scope["resize"](["a.png", "b.txt"])
+    set_current_run(None)
+    (latest,) = {report.latest for report in told}
+    assert latest is not None and list(latest) == [50, "b.txt"]
+    assert [line for _, line in told[0].lines] == ["left out b.txt"]
 
 
 def test_the_example_runs() -> None:

@@ -26,7 +26,7 @@ end
 -- The job that stands at an entry, or nil where the entry is gone.
 local function job_at(ref)
   local id = string.sub(ref, 2)
-  local found = redis.call('XRANGE', streams[string.sub(ref, 1, 1)], id, id)[1]
+  local found = redis.call('XRANGE', streams[string.sub(ref, 1, 1)] or held, id, id)[1]
   if not found then return nil end
   local fields, job = found[2], {}
   for i = 1, #fields, 2 do job[fields[i]] = fields[i + 1] end
@@ -50,7 +50,7 @@ local function cancelled(job)
   local record = records .. job.id
   if redis.call('HDEL', record, 'cancel') == 0 then return false end
   job.cancelled = true
-  redis.call('HSET', record, 'state', 'cancelled', 'env', job.env)
+  redis.call('HSET', record, 'state', 'cancelled', 'env', job.env, 'run', job.run)
   redis.call('HDEL', record, 'entry') -- whoever held it has not settled it
   redis.call('PEXPIRE', record, CANCELLED_TTL)
   redis.call('HINCRBY', stats, 'cancelled', 1)

@@ -15,7 +15,9 @@ if state == 'scheduled' or state == 'retrying' then
   redis.call('ZREM', due, id)
 elseif state == 'queued' then
   local letter, entry_id = string.sub(entry, 1, 1), string.sub(entry, 2)
+  local job
   if letter == 'x' then
+    job = job_at(entry)
     redis.call('XDEL', held, entry_id)
   else
     local pending = redis.pcall('XPENDING', streams[letter], GROUP, entry_id, entry_id, 1)
@@ -24,10 +26,10 @@ elseif state == 'queued' then
       redis.call('XADD', control, 'MAXLEN', '~', 1000, '*', 'kind', 'cancel', 'id', id, 'entry', entry)
       return {'running', 'running'}
     end
-    local job = job_at(entry)
-    if job then redis.call('HSET', record, 'env', job.env) end
+    job = job_at(entry)
     redis.call('XDEL', streams[letter], entry_id)
   end
+  if job then redis.call('HSET', record, 'env', job.env, 'run', job.run) end
 else
   return {'ended', state}
 end

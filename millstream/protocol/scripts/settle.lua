@@ -85,6 +85,12 @@ local function move(ref, id, kind, number, row)
   error('unknown kind ' .. kind)
 end
 
+-- What a cancelled or expired job needs to be enqueued again. Never raises.
+local function keep_payload(record, ref)
+  local ok, job = pcall(job_at, ref)
+  if ok and job and job.env then redis.pcall('HSET', record, 'env', job.env, 'run', job.run) end
+end
+
 local function code_of_absent(ref, id)
   local record = redis.call('HMGET', records .. id, 'state', 'entry', 'settled')
   local settled = ' ' .. (record[3] or '') .. ' '
@@ -101,6 +107,7 @@ for i = 3, #ARGV, 5 do
     code = code_of_absent(ref, id)
   elseif state then
     local record = records .. id
+    if state == 'cancelled' or state == 'expired' then keep_payload(record, ref) end
     local reply = redis.pcall('HSET', record, 'state', state, 'out', row) -- `entry` names this delivery already
     if type(reply) ~= 'table' then reply = redis.pcall('PEXPIRE', record, number) end
     if type(reply) == 'table' then

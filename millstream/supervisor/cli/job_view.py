@@ -41,9 +41,11 @@ def print_page(page: Page, columns: Sequence[Column], form: str, *, with_args: b
         click.echo(f"there may be more: --cursor {page.cursor}", err=True)
 
 
-def row_of(info: JobInfo, with_args: bool = False) -> dict[str, Any]:
+def row_of(info: JobInfo, with_args: bool = False, with_logs: bool = False) -> dict[str, Any]:
     """A job as JSON prints it."""
     row = info.to_dict()
+    if not with_logs:
+        del row["logs"]
     if not with_args:
         row.pop("args", None)
         row.pop("kwargs", None)
@@ -105,7 +107,7 @@ def _call(row: Row) -> str:
     return ", ".join((*positional, *(f"{name}={_json(value)}" for name, value in (row["kwargs"] or {}).items())))
 
 
-def fields_of(info: JobInfo, with_args: bool = False) -> dict[str, object]:
+def fields_of(info: JobInfo, with_args: bool = False, with_logs: bool = False) -> dict[str, object]:
     """A job as people read it: a name and a text per line; what is None is left out."""
     row = info.to_dict()
     fields: dict[str, object] = {
@@ -118,6 +120,8 @@ def fields_of(info: JobInfo, with_args: bool = False) -> dict[str, object]:
         "crashes": info.crashes or None,
         "progress": None if info.progress is None else f"{info.progress:.0f} %",
         "message": info.message,
+        "tags": ", ".join(info.tags) or None,
+        "metadata": _json(info.metadata) if info.metadata else None,
         "enqueued": _time(info.enqueued_at),
         "due": _time(info.due_at),
         "started": _time(info.started_at),
@@ -131,7 +135,10 @@ def fields_of(info: JobInfo, with_args: bool = False) -> dict[str, object]:
         fields["runs"] = "\n".join(map(_run, info.attempts))
     if info.result is not None:
         fields["result"] = _json(info.result)
-    return fields | _error_fields(info)
+    fields |= _error_fields(info)
+    if with_logs:
+        fields["log"] = "\n".join(f"{_time(line.at)} {line.run}: {line.line}" for line in info.logs) or "(no lines)"
+    return fields
 
 
 def _error_fields(info: JobInfo) -> dict[str, object]:

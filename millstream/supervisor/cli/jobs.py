@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
-from typing import TYPE_CHECKING
-
 import click
 
 from millstream.protocol import transitions
 from millstream.protocol.errors import JobNotFound
-from millstream.protocol.info import FINAL, JobInfo, State
+from millstream.protocol.info import State
 from millstream.protocol.listing import Wanted, list_jobs
 from millstream.supervisor.cli.job_view import (
     JOB_COLUMNS,
@@ -22,14 +18,9 @@ from millstream.supervisor.cli.job_view import (
     row_of,
 )
 from millstream.supervisor.cli.options import Globals, global_options
-from millstream.supervisor.cli.output import print_done, print_fields, print_line
+from millstream.supervisor.cli.output import print_done, print_fields
 from millstream.supervisor.cli.session import Session
-
-if TYPE_CHECKING:
-    from millstream.protocol.keys import QueueKeys
-
-REFRESH = 0.5
-"""Seconds after which ``watch`` looks for progress; the end of the job it hears of at once."""
+from millstream.supervisor.cli.watching import watch
 
 STATES = click.Choice([state.value for state in State])
 
@@ -37,6 +28,9 @@ STATES = click.Choice([state.value for state in State])
 @click.group()
 def jobs() -> None:
     """List, show, watch and cancel jobs."""
+
+
+jobs.add_command(watch)
 
 
 @jobs.command("list")
@@ -64,58 +58,14 @@ def list_(
 @click.argument("job_id", metavar="ID")
 @queue_option
 @args_option
+@click.option("--logs", "with_logs", is_flag=True, help="Show the lines that its handler logged too.")
 @global_options
 @click.pass_obj
-def show(options: Globals, job_id: str, queue: str | None, with_args: bool) -> None:
+def show(options: Globals, job_id: str, queue: str | None, with_args: bool, with_logs: bool) -> None:
     """Show all that is known of one job."""
     session = Session(options)
     _, info = session.find_job(job_id, queue)
-    print_fields(row_of(info, with_args), session.output, shown=fields_of(info, with_args))
-
-
-@jobs.command()
-@click.argument("job_id", metavar="ID")
-@queue_option
-@click.option("--timeout", type=click.FloatRange(min=0), help="Give up after so many seconds (exit code 1).")
-@args_option
-@global_options
-@click.pass_obj
-def watch(options: Globals, job_id: str, queue: str | None, timeout: float | None, with_args: bool) -> int:
-    """Follow one job to its end. The exit code is 0 where it completed, 1 where it ended otherwise."""
-    session = Session(options)
-    keys, info = session.find_job(job_id, queue)
-    deadline = None if timeout is None else time.monotonic() + timeout
-    said = _tell(info, None, session.output, with_args)
-    while info.state not in FINAL:
-        if deadline is not None and time.monotonic() >= deadline:
-            click.echo(f"job {job_id} has not ended within {timeout:g} s", err=True)
-            return 1
-        info = _look_again(session, keys, info, deadline)
-        said = _tell(info, said, session.output, with_args)
-    if session.output != "ndjson":
-        print_fields(row_of(info, with_args), session.output, shown=fields_of(info, with_args))
-    return 0 if info.state is State.COMPLETED else 1
-
-
-def _look_again(session: Session, keys: QueueKeys, info: JobInfo, deadline: float | None) -> JobInfo:
-    """Wait for the end of the job, but not longer than its progress may stay unseen."""
-    wait = REFRESH if deadline is None else max(0.01, min(REFRESH, deadline - time.monotonic()))
-    with contextlib.suppress(TimeoutError):
-        session.client.wait_for_end(keys, info.id, wait)
-    return session.find_job(info.id, keys.queue)[1]
-
-
-def _tell(info: JobInfo, said: object, form: str, with_args: bool) -> object:
-    """Print the job if it looks different from what was *said*; return what is now."""
-    now = (info.state, info.attempt, info.run, info.progress, info.message)
-    if now != said:
-        if form == "ndjson":
-            print_line(row_of(info, with_args))
-        else:
-            progress = "" if info.progress is None else f" {info.progress:.0f} %"
-            note = f" {info.message}" if info.message else ""
-            click.echo(f"{info.state}, attempt {info.attempt}{progress}{note}", err=True)
-    return now
+    print_fields(row_of(info, with_args, with_logs), session.output, shown=fields_of(info, with_args, with_logs))
 
 
 @jobs.command()

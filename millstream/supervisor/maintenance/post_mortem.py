@@ -15,6 +15,9 @@ from millstream.supervisor.plan import GroupPlan, Plan
 CANCELLED_TTL = 86_400_000
 """Milliseconds for which the record of a cancelled job is kept."""
 
+OUR_THREAD = "/millstream/worker/reporting.py"
+"""What shows in a dump that a thread is the worker's own: it sends what the handler reports."""
+
 
 def outcome_of_death(record: Record, group: GroupPlan, plan: Plan) -> Outcome | None:
     """The outcome by the cause of the death; None where the job simply goes back, uncounted."""
@@ -84,7 +87,8 @@ def _row(record: Record, group: GroupPlan, plan: Plan, ending: Ending, cause: st
 def _handler_frames(stack: str) -> str:
     """faulthandler's dump without the frames below the handler: they are ours, and the same each time."""
     lines: list[str] = []
-    for line in stack.splitlines():
+    threads = stack.split("\n\n")
+    for line in "\n\n".join(one for one in threads if OUR_THREAD not in one).splitlines():
         if "/millstream/worker/execution.py" in line:
             break
         lines.append(line)

@@ -48,5 +48,5 @@ def _assert_nothing_left(redis: redis_py.Redis, prefix: str) -> None:
         pipe.ttl(base + name)
     assert all(0 < ttl <= 3600 for ttl in pipe.execute())
     rest = names - records
-    allowed = re.compile(rf"stream:\w+|stats|history|owners|control|meta|enqueued|{prefix}(queues|hosts|schema)")
+    allowed = re.compile(rf"stream:\w+|stats(:.+)?|history(:\w+)?|owners|control|meta|enqueued|{prefix}(queues|hosts|schema)")
     assert all(allowed.fullmatch(name) for name in rest), rest

@@ -120,8 +120,6 @@ class TestReading:
         assert day.processed == 11 and day.step == 60
         first, last = day.points
         assert 22.9 * 3600 < (last.at - first.at).total_seconds() < 23.1 * 3600
-        moved_out = [key for key in rig.link.execute("KEYS", f"{rig.keys.statistics}minutes:*")]
-        rig.link.execute("DEL", *moved_out)
 
     def test_a_month_by_hours(self, rig: Rig) -> None:
         add(rig, 1, {"render": {"completed": 1}})

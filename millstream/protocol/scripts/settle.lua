@@ -21,6 +21,7 @@
 -- include: _keys.lua
 -- include: _moves.lua
 -- include: _enqueued.lua
+-- include: _finished.lua
 local consumer, grace = ARGV[1], tonumber(ARGV[2])
 local TERMINAL = {completed = true, discarded = true, cancelled = true, expired = true}
 local unusual, acks, counts, ended = {}, {}, {}, {}
@@ -101,11 +102,13 @@ for i = 3, #ARGV, 5 do
       code = reply.err
     else
       ended[#ended + 1] = id
+      note_finished(id, row)
       if waited then notify(id) end
     end
   else
     local ok, result = pcall(move, ref, id, kind, tonumber(number) or 0, row)
     if ok then
+      if kind == 'crashed' or kind == 'dead' and number == '0' then note_finished(id, row) end
       kind = result or kind
     else
       code = type(result) == 'table' and result.err or tostring(result)
@@ -133,5 +136,6 @@ if #ended > 0 then
   redis.call('LTRIM', history, 0, HISTORY_CAP - 1)
 end
 for kind, count in pairs(counts) do redis.call('HINCRBY', stats, kind, count) end
+pcall(keep_finished)
 pcall(count_enqueued)
 return unusual

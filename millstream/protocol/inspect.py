@@ -58,12 +58,17 @@ def survey(keys: QueueKeys) -> Call[Survey]:
     return Call(script("survey"), all_keys(keys), (), lambda reply: _parse_survey(keys, reply))
 
 
-def browse(keys: QueueKeys, place: str, position: str = "", count: int = 100) -> Call[Browsed]:
-    """The ids of the jobs in one *place*: running, queued, due, dead or history."""
+def browse(
+    keys: QueueKeys, place: str, position: str = "", count: int = 100, *, name: str | None = None
+) -> Call[Browsed]:
+    """The ids of the jobs in one *place*: running, queued, due, dead, history or finished.
+
+    *name* tells only for ``finished``: the jobs of this name; it does nothing elsewhere.
+    """
     return Call(
         script("browse"),
         all_keys(keys),
-        (place, position, count),
+        (place, position, count, name or ""),
         lambda reply: Browsed(reply[0].decode(), [job_id.decode(errors="replace") for job_id in reply[1]]),
     )
 

@@ -139,6 +139,15 @@ class QueueKeys:
         """List: ids of the jobs that ended last, newest first, capped."""
         return self.base + "history"
 
+    def history_of(self, job: str) -> str:
+        """List: ids of the jobs of one name whose runs ended last, newest first, capped; ends by itself."""
+        return f"{self.history}:{job}"
+
+    @cached_property
+    def statistics(self) -> str:
+        """What the keys of counts by minute and hour begin with; see ``statistics_add.lua``."""
+        return self.base + "stats:"
+
     @cached_property
     def owners(self) -> str:
         """Hash: instance -> its lease in milliseconds."""

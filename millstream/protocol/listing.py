@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from millstream.protocol import transitions
 from millstream.protocol.errors import InvalidJob, JobNotFound
-from millstream.protocol.info import JobInfo, State, job_info
+from millstream.protocol.info import FINAL, JobInfo, State, job_info
 from millstream.protocol.inspect import browse
 from millstream.protocol.keys import QueueKeys
 from millstream.protocol.runner import Runner
@@ -20,6 +21,11 @@ PLACES: dict[str, frozenset[State]] = {
     "history": frozenset({State.COMPLETED, State.CANCELLED, State.EXPIRED, State.DISCARDED}),
 }
 """Where jobs of a state are found, in the order in which lists show them."""
+
+FINISHED = "finished"
+"""The place of all jobs that ended, however: those of one name, where a name is wanted."""
+
+STATES_OF = {**PLACES, FINISHED: FINAL}
 
 STEP = 100
 """Jobs that one round trip reads."""
@@ -38,12 +44,18 @@ class Page:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which jobs a list shows: all *states* and names where None."""
+    """Which jobs a list shows: all *states* and names where None.
+
+    *finished*: those that ended, newest first; of a name the last 100 whose runs ended, however many others did since.
+    """
 
     states: Collection[State] | None = None
     name: str | None = None
+    finished: bool = False
 
     def places(self) -> list[str]:
+        if self.finished:
+            return [FINISHED]
         return [place for place, states in PLACES.items() if self.states is None or states & set(self.states)]
 
     def matches(self, info: JobInfo) -> bool:
@@ -73,13 +85,14 @@ class _Walk:
         """Read on: up to *missing* jobs, without those that left their place since they were found."""
         place, keys = self.stops[self.stop]
         count = STEP if wanted.name is not None else min(STEP, missing)
-        found = self.runner.run(browse(keys, place, self.position, count))
-        infos = [info for info in infos_of(self.runner, keys, found.ids) if info.state in PLACES[place]]
+        look = partial(browse, keys, place, name=wanted.name)
+        found = self.runner.run(look(self.position, count))
+        infos = [info for info in infos_of(self.runner, keys, found.ids) if info.state in STATES_OF[place]]
         matching = [info for info in infos if wanted.matches(info)]
         if len(matching) > missing:
             # More than fits: the cursor has to stand behind the last job that is shown.
             shown = found.ids.index(matching[missing - 1].id) + 1
-            found = self.runner.run(browse(keys, place, self.position, shown))
+            found = self.runner.run(look(self.position, shown))
         self.looked_at += len(found.ids)
         self.position = found.position
         if not found.position:

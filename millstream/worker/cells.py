@@ -37,12 +37,16 @@ _pid = 0
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: its name as exported, its labels, its help; a histogram has the upper bounds of its buckets."""
+    """One metric: its name as exported, its labels, its help; a histogram has the upper bounds of its buckets.
+
+    ``kept`` are labels that only the files have, after the others: what is exported adds up over them.
+    """
 
     name: str
     labels: tuple[str, ...]
     help: str
     buckets: tuple[float, ...] = ()
+    kept: tuple[str, ...] = ()
 
     @property
     def family(self) -> str:
@@ -138,7 +142,8 @@ class Histogram:
     def __init__(self, metric: Metric, *values: str) -> None:
         self._metric = metric
         self._values = values
-        self._sum = _Cell("histogram", metric, f"{metric.name}_sum", metric.labels, values)
+        self._labels = (*metric.labels, *metric.kept)
+        self._sum = _Cell("histogram", metric, f"{metric.name}_sum", self._labels, values)
         self._buckets: list[_Cell | None] = [None] * (len(metric.buckets) + 1)
 
     def prepare(self) -> None:
@@ -163,6 +168,6 @@ class Histogram:
         if bucket is None:
             bounds = self._metric.buckets
             bound = repr(float(bounds[index])) if index < len(bounds) else "+Inf"
-            name, labels = f"{self._metric.name}_bucket", (*self._metric.labels, "le")
+            name, labels = f"{self._metric.name}_bucket", (*self._labels, "le")
             bucket = self._buckets[index] = _Cell("histogram", self._metric, name, labels, (*self._values, bound))
         return bucket

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from millstream.protocol.spread import DURATIONS, WAITS
 from millstream.protocol.transitions import Kind
 from millstream.worker.cells import Counter, Histogram, Metric
 
-DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 ROUND_TRIPS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
-WAITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 
 FINISHED = Metric(
     "millstream_jobs_finished_total",
@@ -20,7 +19,9 @@ FINISHED = Metric(
 DURATION = Metric(
     "millstream_job_duration_seconds", ("queue", "job"), "How long runs of jobs took in their handler.", DURATIONS
 )
-WAIT = Metric("millstream_job_wait_seconds", ("queue",), "From when a job could run to when it started.", WAITS)
+WAIT = Metric(
+    "millstream_job_wait_seconds", ("queue",), "From when a job could run to when it started.", WAITS, kept=("job",)
+)
 END_TO_END = Metric(
     "millstream_job_end_to_end_seconds", ("queue",), "From the first enqueue of a job to its final outcome.", WAITS
 )
@@ -130,17 +131,18 @@ class JobSeries:
     def __init__(self, complete: Mapping[str, frozenset[str]] | None = None) -> None:
         self._complete = complete or {}
         self._finished: dict[tuple[str, str, str], Counter] = {}
-        self._durations: dict[tuple[str, str], Histogram] = {}
+        self._of_jobs: dict[tuple[Metric, str, str], Histogram] = {}
         self._of_queue: dict[tuple[Metric, str], Histogram] = {}
         self._redelivered: dict[tuple[str, str], Counter] = {}
 
     def prepare(self, queue: str, jobs: Iterable[str]) -> None:
         """Let the series of a queue and its jobs exist, at 0."""
         for job in jobs:
-            self._duration(queue, job).prepare()
+            self._of_job(DURATION, queue, job).prepare()
+            self._of_job(WAIT, queue, job).prepare()
             for outcome in OUTCOMES.values():
                 self._counter(queue, job, outcome)
-        for metric in (WAIT, END_TO_END, ATTEMPTS):
+        for metric in (END_TO_END, ATTEMPTS):
             self._histogram(metric, queue).prepare()
 
     def count(self, queue: str, ended: Mapping[tuple[str, str], Ended]) -> None:
@@ -149,8 +151,8 @@ class JobSeries:
             self._counter(queue, job, OUTCOMES[kind]).add(runs.count)
             if not runs.durations:
                 continue
-            self._duration(queue, job).add(runs.durations)
-            self._histogram(WAIT, queue).add(runs.waits)
+            self._of_job(DURATION, queue, job).add(runs.durations)
+            self._of_job(WAIT, queue, job).add(runs.waits)
             if kind in FINAL:
                 self._histogram(END_TO_END, queue).add(runs.totals)
                 self._histogram(ATTEMPTS, queue).add(runs.attempts)
@@ -169,10 +171,10 @@ class JobSeries:
             series = self._finished[queue, job, outcome] = Counter(FINISHED, queue, job, outcome)
         return series
 
-    def _duration(self, queue: str, job: str) -> Histogram:
-        series = self._durations.get((queue, job))
+    def _of_job(self, metric: Metric, queue: str, job: str) -> Histogram:
+        series = self._of_jobs.get((metric, queue, job))
         if series is None:
-            series = self._durations[queue, job] = Histogram(DURATION, queue, job)
+            series = self._of_jobs[metric, queue, job] = Histogram(metric, queue, job)
             if job not in self._complete.get(queue, ()):
                 series.prepare()
         return series

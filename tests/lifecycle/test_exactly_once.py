@@ -48,5 +48,6 @@ def _assert_nothing_left(redis: redis_py.Redis, prefix: str) -> None:
         pipe.ttl(base + name)
     assert all(0 < ttl <= 3600 for ttl in pipe.execute())
     rest = names - records
-    allowed = re.compile(rf"stream:\w+|stats|history|owners|control|meta|enqueued|{prefix}(queues|hosts|schema)")
+    counted = r"stats(:.+)?|history(:\w+)?|enqueued"
+    allowed = re.compile(rf"stream:\w+|{counted}|owners|control|meta|{prefix}(queues|hosts|schema)")
     assert all(allowed.fullmatch(name) for name in rest), rest

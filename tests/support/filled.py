@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
+
+import orjson
 
 from millstream.protocol import transitions
 from millstream.protocol.envelope import Entry, encode_envelope, parse_entry
@@ -52,15 +53,16 @@ class Filled:
 
     def end(self, entries: Iterable[Entry], kind: Kind = Kind.COMPLETED, **row: Any) -> None:
         """Settle what was taken; *row* adds to what is kept of the run."""
-        outcomes = [self._outcome(entry, kind, row) for entry in entries]
+        outcomes = [self.outcome(entry, kind, row) for entry in entries]
         self.link.run(transitions.settle(self.keys, CONSUMER, outcomes))
 
-    def _outcome(self, entry: Entry, kind: Kind, row: dict[str, Any]) -> Outcome:
+    def outcome(self, entry: Entry, kind: Kind, row: dict[str, Any], number: int | None = None) -> Outcome:
+        """How a run ended, to be settled."""
         ran = {"n": entry.name, "t": entry.enqueued_at, "a": entry.attempt + 1, "x": 4, "w": CONSUMER}
         ran |= {"s": time.time_ns() // 1_000_000, "d": 0.25, "u": 0.2} | row
         # The TTL of what ended, the delay of a retry; a first crash runs again at once.
-        number = 0 if kind is Kind.CRASH else 60_000
-        return Outcome(entry.ref, entry.id, kind, number, json.dumps(ran).encode())
+        number = (0 if kind in (Kind.CRASH, Kind.DEAD) else 60_000) if number is None else number
+        return Outcome(entry.ref, entry.id, kind, number, orjson.dumps(ran))
 
     def die(self, count: int = 1, **row: Any) -> list[str]:
         """Enqueue jobs that become dead letters; their ids."""

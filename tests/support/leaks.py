@@ -20,7 +20,7 @@ ALLOWED_OF_QUEUE = frozenset({"meta", "stats", "enqueued", "history", "owners", 
 EMPTY = re.compile(r"^(stream:(again|critical|high|normal|low)|due|dead|held|waiting)$")
 
 # Keys that end by themselves: they must have a TTL.
-EXPIRING = re.compile(r"^(job:.+|wait:.+)$")
+EXPIRING = re.compile(r"^(job:.+|wait:.+|stats:.+|history:.+)$")
 
 # Locks: whoever held one has ended, and every end frees it.
 LOCK = re.compile(r"^unique:.+$")

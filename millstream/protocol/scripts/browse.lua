@@ -1,8 +1,8 @@
 #!lua flags=no-writes,allow-oom
 -- The ids of the jobs in one place of a queue, a bounded page per call. Reads only.
 -- KEYS: as in _keys.lua
--- ARGV: 1 place: running, queued (held ones last), due, dead or history (newest first, both), 2 position ("" at first),
---       3 how many ids at most
+-- ARGV: 1 place: running, queued (held ones last), due, or dead, history, finished (newest first, all three),
+--       2 position ("" at first), 3 how many ids at most, 4 only of this name ("" for all; only where finished)
 -- Returns {position to go on from ("" at the end), {ids}}.
 -- include: _keys.lua
 -- include: _waiting.lua
@@ -21,6 +21,9 @@ elseif place == 'dead' then
   return by_rank(function(first, last) return redis.call('ZRANGE', dead, first, last, 'REV') end)
 elseif place == 'history' then
   return by_rank(function(first, last) return redis.call('LRANGE', history, first, last) end)
+elseif place == 'finished' then
+  local list = ARGV[4] == '' and history or history .. ':' .. ARGV[4]
+  return by_rank(function(first, last) return redis.call('LRANGE', list, first, last) end)
 end
 
 -- Up to `wanted` entries of a stream after an entry id: {entry id, job id or nil} each.

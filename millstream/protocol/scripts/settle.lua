@@ -23,6 +23,7 @@
 -- include: _holds.lua
 -- include: _moves.lua
 -- include: _enqueued.lua
+-- include: _finished.lua
 local consumer, grace = ARGV[1], tonumber(ARGV[2])
 local TERMINAL = {}
 for _, state in ipairs({'completed', 'discarded', 'cancelled', 'expired'}) do
@@ -114,6 +115,7 @@ for i = 3, #ARGV, 5 do
       code = reply.err
     else
       ended[#ended + 1] = id
+      note_finished(id, row)
       if state ~= kind then
         pcall(release, id) -- what cannot be freed does not count any more: its holder has ended
         kind = state
@@ -123,6 +125,7 @@ for i = 3, #ARGV, 5 do
   else
     local ok, result = pcall(move, ref, id, kind, tonumber(number) or 0, row)
     if ok then
+      if kind == 'crashed' or kind == 'dead' and number == '0' then note_finished(id, row) end
       kind = result or kind
     else
       code = type(result) == 'table' and result.err or tostring(result)
@@ -150,5 +153,6 @@ if #ended > 0 then
   redis.call('LTRIM', history, 0, HISTORY_CAP - 1)
 end
 for kind, count in pairs(counts) do redis.call('HINCRBY', stats, kind, count) end
+pcall(keep_finished)
 pcall(count_enqueued)
 return unusual

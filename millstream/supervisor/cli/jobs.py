@@ -7,7 +7,7 @@ import click
 from millstream.protocol import transitions
 from millstream.protocol.errors import JobNotFound
 from millstream.protocol.info import State
-from millstream.protocol.listing import Wanted, list_jobs
+from millstream.protocol.listing import FINISHED, Wanted, list_jobs
 from millstream.supervisor.cli.job_view import (
     JOB_COLUMNS,
     args_option,
@@ -22,7 +22,7 @@ from millstream.supervisor.cli.output import print_done, print_fields
 from millstream.supervisor.cli.session import Session
 from millstream.supervisor.cli.watching import watch
 
-STATES = click.Choice([state.value for state in State])
+STATES = click.Choice([*(state.value for state in State), FINISHED])
 
 
 @click.group()
@@ -34,7 +34,7 @@ jobs.add_command(watch)
 
 
 @jobs.command("list")
-@click.option("--state", "states", type=STATES, multiple=True, help="Only this state (repeatable).")
+@click.option("--state", "states", type=STATES, multiple=True, help="Only this state (repeatable); or finished.")
 @list_options
 @global_options
 @click.pass_obj
@@ -47,9 +47,16 @@ def list_(
     cursor: str | None,
     with_args: bool,
 ) -> None:
-    """List jobs: running ones first, then waiting, due, dead and the last that ended."""
+    """List jobs: running ones first, then waiting, due, dead and the last that ended.
+
+    --state finished lists what ended, however, newest first: with --name the last 100 of that name, else the last
+    1,000 of each queue.
+    """
     session = Session(options)
-    wanted = Wanted([State(state) for state in states] or None, name)
+    if FINISHED in states and len(states) > 1:
+        raise click.UsageError("--state finished stands for every state of a job that ended: pass no other with it")
+    finished = FINISHED in states
+    wanted = Wanted([State(state) for state in states if not finished] or None, name, finished)
     page = list_jobs(session.client, session.queues(queue), wanted, limit=limit, cursor=cursor)
     print_page(page, JOB_COLUMNS, session.output, with_args=with_args, nothing="no such jobs")
 

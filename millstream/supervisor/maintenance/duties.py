@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -16,13 +17,14 @@ from millstream.protocol.connection import AccessDenied
 from millstream.protocol.errors import MillstreamError, Unavailable
 from millstream.protocol.link import NoGroup
 from millstream.protocol.scoreboard import Header, Scoreboard
-from millstream.supervisor.maintenance import backlog, facts, pruning
+from millstream.supervisor.maintenance import backlog, facts, pruning, statistics
 from millstream.supervisor.maintenance.counting import Uncounted
 from millstream.supervisor.maintenance.facts import Collector
 from millstream.supervisor.maintenance.listening import Listening
 from millstream.supervisor.maintenance.presence import Presence
 from millstream.supervisor.maintenance.promotion import Promotion
 from millstream.supervisor.maintenance.recovery import Recovery
+from millstream.supervisor.maintenance.statistics import Statistics
 from millstream.supervisor.maintenance.timed import TimedLink
 from millstream.supervisor.plan import Plan
 
@@ -45,6 +47,7 @@ class Duties:
         self._promotion = Promotion(plan, self._link)
         self._recovery = Recovery(plan, board, self._link, counts)
         self._collector = Collector(plan, counts)
+        self._statistics = Statistics(plan) if plan.metrics else None
         self._listening = Listening(plan, board, self._promotion.wake)
         self._may_recover = may_recover
         self._stopping = threading.Event()
@@ -74,8 +77,10 @@ class Duties:
         self._stopping.set()
 
     def leave(self) -> None:
-        """Take our name off the registry of hosts; no beat enters it again."""
+        """Take our name off the registry of hosts; no beat enters it again. What was counted last is added."""
         self._presence.leave()
+        if self._statistics:
+            self._statistics.add_last()
 
     def _round(self) -> None:
         """Every duty whose time has come."""
@@ -87,6 +92,8 @@ class Duties:
         self._every("prune", pruning.EVERY, self._prune)
         self._every("left", 0.2, self._look_for_work) if self._plan.burst else None
         self._every("facts", facts.EVERY, self._collect_facts) if self._plan.metrics else None
+        if self._statistics:
+            self._every("statistics", statistics.EVERY, partial(self._statistics.add, self._link))
         self._board.header[Header.REDIS_SEEN] = time.monotonic_ns()
         if waited := self._link.take_spent():
             self._counts.redis_answered("duties", waited)

@@ -83,7 +83,7 @@ def _collect(link: Link, plan: Plan, registered: Mapping[str, str]) -> None:
         "instances": len(alive),
         "enqueued": _enqueued(link, own, registered) if registered else [],
     }
-    _write(Path(plan.metrics, FILE), orjson.dumps(facts))
+    write(Path(plan.metrics, FILE), orjson.dumps(facts))
 
 
 def _count(link: Link, queues: Sequence[QueueKeys]) -> list[dict[str, Any]]:
@@ -131,8 +131,8 @@ def _enqueued(link: Link, queues: Sequence[QueueKeys], registered: Mapping[str, 
     return samples
 
 
-def _write(path: Path, text: bytes) -> None:
-    """Replace a file at once: who reads it sees the old text or the new one."""
+def write(path: Path, text: bytes) -> None:
+    """Replace a file at once: who reads it sees the old text or the new one. Raises :class:`OSError`."""
     part = path.with_suffix(".part")
     path.parent.mkdir(mode=0o700, exist_ok=True)
     part.write_bytes(text)

@@ -12,14 +12,18 @@ import json
 import mmap
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 
 from millstream.supervisor.web.exposition_format import Labels, head, sample_name
+from millstream.worker.metrics import COUNTED
 
 KINDS = ("counter", "histogram", "summary")
+KEPT: dict[str, Collection[str]] = {metric.family: metric.kept for metric in COUNTED if metric.kept}
+"""By metric, the labels that are in the files, but not exported."""
+
 Adder = Callable[[Sequence[float]], float]
 
 _HEAD = 8
@@ -92,10 +96,11 @@ class _Family:
 
 
 class Ledger:
-    """All files of a folder, added up."""
+    """All files of a folder, added up, also over the labels that *kept* names by metric."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, kept: Mapping[str, Collection[str]] = KEPT) -> None:
         self._folder = Path(folder)
+        self._kept = kept
         self._files: dict[str, _File] = {}
         self._segments: list[tuple[_File, int]] = []
         self._families: dict[tuple[str, str], _Family] = {}
@@ -105,8 +110,20 @@ class Ledger:
     def text(self) -> str:
         """The counters, histograms and summaries of the folder, in the text format."""
         self._look_for_more()
-        values = tuple(chain.from_iterable(file.values(segment) for file, segment in self._segments))
+        values = self._values()
         return "".join(chain.from_iterable(plan.lines(values) for plan in self._plans.values()))
+
+    def sums(self, metrics: Collection[str]) -> Iterator[tuple[str, dict[str, str], float]]:
+        """Each series of these metrics as name, labels and sum; a bucket counts only what is in itself."""
+        self._look_for_more()
+        values = self._values()
+        for (_, metric), family in self._families.items():
+            if metric in metrics:
+                for (name, labels), places in family.series.items():
+                    yield name, dict(labels), sum(values[place] for place in places)
+
+    def _values(self) -> tuple[float, ...]:
+        return tuple(chain.from_iterable(file.values(segment) for file, segment in self._segments))
 
     def _look_for_more(self) -> None:
         changed: set[tuple[str, str]] = set()
@@ -140,7 +157,8 @@ class Ledger:
             family = self._families.get((kind, metric))
             if family is None:
                 family = self._families[kind, metric] = _Family(kind, metric, help_text)
-            family.add(name, tuple(labels.items()), self._length)
+            hidden = self._kept.get(metric, ())
+            family.add(name, tuple(pair for pair in labels.items() if pair[0] not in hidden), self._length)
             self._length += 1
             changed.add((kind, metric))
         return changed

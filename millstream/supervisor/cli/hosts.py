@@ -1,14 +1,13 @@
-"""``millstream ps``, ``workers`` and ``stats``: who works, and how much was done."""
+"""``millstream ps`` and ``workers``: who works."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 
-from millstream.protocol.inspect import Host, hosts, surveys
+from millstream.protocol.inspect import Host, hosts
 from millstream.supervisor.cli.options import Globals, global_options
 from millstream.supervisor.cli.output import Column, Row, print_rows
 from millstream.supervisor.cli.session import Session
@@ -93,29 +92,3 @@ def _workers(found: Sequence[Host]) -> Iterator[dict[str, Any]]:
     for host in found:
         for worker in host.heartbeat.get("workers", ()):
             yield {"supervisor": host.name, "alive": host.alive, "age": host.age, **worker}
-
-
-COUNTERS = ("completed", "retried", "dead", "cancelled", "crashed", "released", "recovered", "stale")
-
-STATS_COLUMNS = (Column("queue"), *(Column(name, right=True) for name in COUNTERS), Column("total", right=True))
-
-
-@click.command()
-@global_options
-@click.pass_obj
-def stats(options: Globals) -> None:
-    """Count what became of all jobs since each queue was first used."""
-    session = Session(options)
-    rows = [_counted(one.queue, one.counters) for one in surveys(session.client, session.queues())]
-    if session.output == "table" and len(rows) > 1:
-        total: Counter[str] = Counter()
-        for row in rows:
-            total.update({name: count for name, count in row.items() if isinstance(count, int)})
-        rows.append({"queue": "all", **total})
-    print_rows(rows, STATS_COLUMNS, session.output, nothing="no queue was used yet")
-
-
-def _counted(queue: str, counters: dict[str, int]) -> dict[str, Any]:
-    row = {name: counters.get(name, 0) for name in COUNTERS} | counters
-    ended = ("completed", "dead", "cancelled", "discarded", "expired")
-    return {"queue": queue, **row, "total": sum(counters.get(name, 0) for name in ended)}

@@ -6,9 +6,11 @@ import click
 
 from millstream.protocol import control
 from millstream.protocol.inspect import survey, surveys
+from millstream.protocol.statistics import Resolution, read_statistics
 from millstream.supervisor.cli.options import Globals, confirmed, destructive, global_options
 from millstream.supervisor.cli.output import Column, Row, print_done, print_fields, print_rows
 from millstream.supervisor.cli.session import Session
+from millstream.supervisor.cli.statistics import quantile
 from millstream.supervisor.cli.wording import duration, plural
 
 
@@ -49,9 +51,11 @@ def list_queues(options: Globals) -> None:
 @global_options
 @click.pass_obj
 def show(options: Globals, queue: str) -> None:
-    """Show one queue with its streams and counters."""
+    """Show one queue with its streams and counters, and what ended in the last hours."""
     session = Session(options)
-    row = session.client.run(survey(session.queue(queue))).to_dict()
+    keys = session.queue(queue)
+    day = read_statistics(session.client, keys, 86400, resolution=Resolution.HOURS)
+    row = {**session.client.run(survey(keys)).to_dict(), "statistics": [one.to_dict() for one in day]}
     counters = row["counters"]
     shown = {
         "queue": row["queue"],
@@ -65,8 +69,15 @@ def show(options: Globals, queue: str) -> None:
         "dead": row["dead"],
         "oldest waits": duration(row["oldest"]) if row["oldest"] is not None else None,
         **{f"{name} so far": f"{count:,}" for name, count in sorted(counters.items())},
+        **({"last 24 hours": _of_late(row["statistics"][0])} if day else {}),
     }
     print_fields(row, session.output, shown=shown)
+
+
+def _of_late(row: Row) -> str:
+    """One line of what was counted of all jobs of a queue."""
+    took, waited = quantile(row, "duration", "p95"), quantile(row, "wait", "p95")
+    return f"{plural(row['processed'], 'run')}, {row['failed']:,} failed; 95 % took {took}, after a wait of {waited}"
 
 
 @queues.command()

@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "dead": ("dead:dead", "List, show, retry and delete dead jobs."),
     "workers": ("hosts:workers", "List the workers of all hosts."),
     "ps": ("hosts:ps", "List supervisors and their workers, as their heartbeats tell."),
-    "stats": ("hosts:stats", "Counters of all queues: completed, failed, retried, dead and others."),
+    "stats": ("statistics:stats", "Count what became of all jobs: in all, or of late by queue and job."),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
@@ -22,7 +22,7 @@ def rig(url: str, prefix: str) -> Iterator[Rig]:
     rig.link.close()
 
 
-def add(rig: Rig, number: int, jobs: dict[str, Counts], instance: str = A) -> Added:
+def add(rig: Rig, number: int, jobs: Mapping[str, Counts], instance: str = A) -> Added:
     return rig.run(statistics.add(rig.keys, instance, number, jobs))
 
 

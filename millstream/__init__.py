@@ -27,6 +27,8 @@ from millstream.protocol.errors import (
     Unavailable,
     UnknownJob,
     Unsupported,
+    WrongArguments,
+    WrongResult,
 )
 from millstream.protocol.handle import Handle
 from millstream.protocol.info import Attempt, JobError, JobInfo, State
@@ -70,6 +72,8 @@ __all__ = [
     "Unavailable",
     "UnknownJob",
     "Unsupported",
+    "WrongArguments",
+    "WrongResult",
     "current_job",
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
@@ -186,7 +187,8 @@ class Millstream:
     def enqueue(self, name: str, /, *args: Any, queue: str | None = None, **kwargs: Any) -> Handle[Any]:
         """Enqueue by name, from code that does not have the function.
 
-        Where the job is registered here it is checked like a call, and its own queue is the default.
+        Where the job is registered here it is checked like a call, and its own queue is the default. The result of
+        the handle is plain JSON.
         Raises :class:`UnknownJob` where it is not and no queue is given.
         """
         return self.enqueue_draft(self._named_draft(name, args, kwargs, queue))
@@ -201,7 +203,7 @@ class Millstream:
         new = new_job(draft, self.keyring)
         self.client.register(keys)
         created = self.client.run(transitions.enqueue(keys, [new]))[0]
-        return self._handle(keys, new, created)
+        return self._handle(draft, keys, new, created)
 
     async def aenqueue_draft(self, draft: Draft) -> Handle[Any]:
         """The same for async code."""
@@ -209,7 +211,7 @@ class Millstream:
         new = new_job(draft, self.keyring)
         await self.aclient.register(keys)
         created = (await self.aclient.run(transitions.enqueue(keys, [new])))[0]
-        return self._handle(keys, new, created)
+        return self._handle(draft, keys, new, created)
 
     def enqueue_many(self, drafts: Iterable[Draft]) -> list[Handle[Any]]:
         """Enqueue many jobs with a round trip per few hundred.
@@ -226,18 +228,19 @@ class Millstream:
                 jobs = [(at, new) for at, (draft, new) in enumerate(chunk) if draft.queue == queue]
                 created = self.client.run(transitions.enqueue(keys, [new for _, new in jobs]))
                 for (at, new), is_new in zip(jobs, created, strict=True):
-                    placed[at] = self._handle(keys, new, is_new)
+                    placed[at] = self._handle(chunk[at][0], keys, new, is_new)
             handles += [placed[at] for at in range(len(chunk))]
         return handles
 
-    def _handle(self, keys: QueueKeys, new: NewJob, created: bool) -> Handle[Any]:
+    def _handle(self, draft: Draft, keys: QueueKeys, new: NewJob, created: bool) -> Handle[Any]:
         # A generated id was taken by nobody else: where it existed, an earlier attempt of ours has made it.
-        return Handle(self, keys, new.id, created=created or not new.nonce)
+        return Handle(self, keys, new.id, created=created or not new.nonce, job=draft.job)
 
     def _named_draft(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], queue: str | None) -> Draft:
         job = self.registry.get(checked_name("job", name))
         if job is not None:
-            return (job.using(queue=queue) if queue else job).job(*args, **kwargs)
+            draft = (job.using(queue=queue) if queue else job).job(*args, **kwargs)
+            return replace(draft, job=None)  # whether a result is rebuilt must not depend on what is imported here
         if queue is None:
             raise UnknownJob(f"no job {name!r} is registered here: name its queue, as in enqueue({name!r}, queue=...)")
         return Draft(name, args, kwargs, checked_name("queue", queue), 0, checked_options())

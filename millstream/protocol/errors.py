@@ -72,6 +72,16 @@ class PayloadTooLarge(InvalidJob):
     """The encoded job or result is larger than the limit (1 MiB)."""
 
 
+class WrongArguments(MillstreamError, TypeError):
+    """Stored arguments do not fit the handler: its hints have changed, or another producer has sent them."""
+
+    exit_code = 2
+
+
+class WrongResult(MillstreamError):
+    """The result of a job does not fit the type that its handler declares to return."""
+
+
 class UnknownJob(InvalidJob):
     """No job of this name is registered here, and no queue was given."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import math
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import PurePath
 from typing import Any
@@ -23,10 +24,21 @@ def _plain(value: object) -> object:
         return base64.b64encode(value).decode()
     if isinstance(value, (Decimal, PurePath)):
         return str(value)
-    dump = getattr(value, "model_dump", None)
-    if callable(dump):
-        return dump(mode="json")
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, tuple):  # a named one
+        return list(value)
+    if callable(getattr(value, "model_dump", None)):
+        return _dumped(value)
     raise TypeError(type(value).__name__)
+
+
+def _dumped(model: Any) -> object:
+    """What a pydantic model is built of again, by its own rules."""
+    try:
+        return model.model_dump(mode="json", by_alias=True, round_trip=True)
+    except ValueError as error:  # for one, bytes that are not UTF-8
+        raise TypeError(f"{type(model).__name__}: {error}") from None
 
 
 def encode(value: object, what: str) -> bytes:
@@ -69,6 +81,8 @@ def _find_culprit(value: object, path: str) -> tuple[str, str] | None:
         return None if -(2**63) <= value < 2**64 else (path, "the integer is beyond 64 bits")
     if isinstance(value, dict):
         return _find_in_dict(value, path)
+    if callable(getattr(value, "model_dump", None)) and not isinstance(value, type):
+        return _find_in_model(value, path)
     if isinstance(value, (list, tuple)):
         return _first(_find_culprit(item, f"{path}[{index}]") for index, item in enumerate(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -79,6 +93,13 @@ def _find_culprit(value: object, path: str) -> tuple[str, str] | None:
     except TypeError:
         return path, f"{type(value).__name__} has no JSON form"
     return None
+
+
+def _find_in_model(value: object, path: str) -> tuple[str, str] | None:
+    try:
+        return _find_culprit(_dumped(value), path)
+    except TypeError as error:
+        return path, str(error)
 
 
 def _find_in_dict(value: dict[Any, Any], path: str) -> tuple[str, str] | None:

@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
+from millstream.protocol.contract import contract_of, rebuilding
 from millstream.protocol.errors import DuplicateJob, InvalidJob
 from millstream.protocol.keys import band_of, checked_id, checked_name
 from millstream.protocol.labels import checked_metadata, checked_tags
@@ -87,6 +88,8 @@ class Draft:
     queue: str
     priority: int | str
     options: Options
+    job: Job[..., Any] | None = field(default=None, repr=False, compare=False)
+    """The function, where the caller has it: by it a result is rebuilt."""
 
 
 @dataclass(frozen=True)
@@ -142,13 +145,10 @@ class Job(Generic[P, R]):
 
     def job(self, *args: P.args, **kwargs: P.kwargs) -> Draft:
         """A draft of this call for ``enqueue_many``. Raises :class:`InvalidJob` for a wrong call."""
-        try:
-            self.signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise InvalidJob(f"{self.name}{self.signature}: {error}") from None
+        contract_of(self.fn).check(self.name, args, kwargs)
         options = self.options
         priority = self.priority if options.priority is None else options.priority
-        return Draft(self.name, args, kwargs, options.queue or self.queue, priority, options)
+        return Draft(self.name, args, kwargs, options.queue or self.queue, priority, options, self)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Enqueue a call. Raises :class:`InvalidJob` (for what is asked) or :class:`Unavailable` (Redis)."""
@@ -160,25 +160,16 @@ class Job(Generic[P, R]):
 
     @property
     def signature(self) -> inspect.Signature:
-        return _signature(self.fn)
+        return contract_of(self.fn).signature
+
+    @cached_property
+    def handler(self) -> Callable[..., Any]:
+        """What a worker calls: the function, behind the rebuilding of arguments where its hints ask for that."""
+        return rebuilding(self.name, self.fn)
 
     @cached_property
     def is_async(self) -> bool:
         return inspect.iscoroutinefunction(self.fn)
-
-
-_signatures: dict[Callable[..., Any], inspect.Signature] = {}
-
-
-def _signature(fn: Callable[..., Any]) -> inspect.Signature:
-    found = _signatures.get(fn)
-    if found is None:
-        try:
-            found = inspect.signature(fn, eval_str=True)
-        except (NameError, TypeError, SyntaxError):  # a hint that exists for type checkers only
-            found = inspect.signature(fn)
-        _signatures[fn] = found
-    return found
 
 
 class Registry:

@@ -117,7 +117,7 @@ class Execution:
     def _call(self, run: Run) -> None:
         entry, signals = run.entry, self._signals
         set_current_run(run)
-        handler = self._async_handler(run.job) if run.job.is_async else run.job.fn
+        handler = self._async_handler(run.job) if run.job.is_async else run.job.handler
         if self._journal.says_each:
             self._journal.started(run)
         started = time.monotonic()
@@ -145,7 +145,7 @@ class Execution:
         return now - before
 
     def _async_handler(self, job: Job[..., Any]) -> Callable[..., Any]:
-        return lambda *args, **kwargs: self._coroutines.run(job.fn(*args, **kwargs))
+        return lambda *args, **kwargs: self._coroutines.run(job.handler(*args, **kwargs))
 
     def _outcome(self, run: Run) -> Outcome | None:
         error = run.error

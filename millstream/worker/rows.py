@@ -16,7 +16,7 @@ TRACEBACK_LIMIT = 8000
 MEASURED = 0.001
 """Seconds from which on a run's memory and subprocesses are looked up; below it that would cost more than it tells."""
 
-OUR_FILES = "/millstream/worker/"
+OUR_FILES = ("/millstream/worker/", "/millstream/protocol/contract.py")
 """What the paths of our own frames have in common; the reader of a traceback looks for his."""
 
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -75,7 +75,7 @@ def error_of(error: BaseException, cause: str = "error") -> dict[str, Any]:
     """Type, message and bounded traceback of an exception, without our own frames."""
     try:
         story = traceback.TracebackException.from_exception(error)
-        handlers = [frame for frame in story.stack if OUR_FILES not in frame.filename]
+        handlers = [frame for frame in story.stack if not any(file in frame.filename for file in OUR_FILES)]
         story.stack = traceback.StackSummary.from_list(handlers)
         text = "".join(story.format())
     except Exception as problem:  # an exception whose own text cannot be made

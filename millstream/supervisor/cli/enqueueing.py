@@ -8,6 +8,7 @@ import click
 import orjson
 
 from millstream.protocol.app import Millstream
+from millstream.protocol.contract import contract_of
 from millstream.protocol.errors import InvalidJob
 from millstream.protocol.keys import checked_name
 from millstream.protocol.registry import Draft, checked_options
@@ -58,7 +59,8 @@ def _draft(session: Session, name: str, args: list[Any], kwargs: dict[str, Any],
     app: Millstream = session.app_or_plain
     job = app.registry.get(checked_name("job", name))
     if job is not None:
-        return job.using(**chosen).job(*args, **kwargs)
+        positional, named = contract_of(job.fn).rebuilt(job.name, tuple(args), kwargs)
+        return job.using(**chosen).job(*positional, **named)
     if chosen["queue"] is None:
         known = ", ".join(app.registry.names)
         hint = f"this application has: {known}" if known else "no application is configured: pass --app"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,48 @@ from millstream.protocol.hints import AS_IS, Plain, plain, resolved, shown
 if TYPE_CHECKING:
     from millstream.protocol.rebuilding import Rebuilder
 
-_UNLIMITED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_NOWHERE = sys.maxsize
+_UNKNOWN = (-1, Plain(AS_IS, (object,)))
+
+
+class _Plainly:
+    """The quick answer for calls whose arguments are all plain JSON: without binding them, which takes longer."""
+
+    def __init__(self, signature: inspect.Signature, hints: Mapping[str, Plain | Rebuilder]) -> None:
+        self._positional: list[Plain] = []
+        self._named: dict[str, tuple[int, Plain]] = {}
+        self._needed: list[tuple[int, str]] = []
+        for parameter in signature.parameters.values():
+            hint = hints[parameter.name]
+            if parameter.kind in _MANY or not isinstance(hint, Plain):
+                continue
+            place = len(self._positional) if parameter.kind in _POSITIONAL else _NOWHERE
+            if parameter.kind in _POSITIONAL:
+                self._positional.append(hint)
+            if parameter.kind is not parameter.POSITIONAL_ONLY:
+                self._named[parameter.name] = place, hint
+            if parameter.default is parameter.empty:
+                self._needed.append((place, parameter.name))
+        self._all = all(isinstance(hint, Plain) for hint in hints.values())
+
+    def fits(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether the call is right. False where it has to be looked at."""
+        given = len(args)
+        if not self._all or given > len(self._positional):
+            return False
+        for value, hint in zip(args, self._positional, strict=False):
+            if not isinstance(value, hint.kinds) or (hint.inner and hint.inner(value)):
+                return False
+        for name, value in kwargs.items():
+            place, hint = self._named.get(name, _UNKNOWN)
+            if place < given or not isinstance(value, hint.kinds) or (hint.inner and hint.inner(value)):
+                return False
+        for place, name in self._needed:  # noqa: SIM110 (a generator takes half a microsecond more)
+            if place >= given and name not in kwargs:
+                return False
+        return True
 
 
 class Contract:
@@ -28,9 +69,7 @@ class Contract:
             name: self._hint(name, parameter.annotation) for name, parameter in self.signature.parameters.items()
         }
         self._rebuilders = {name: hint for name, hint in self._hints.items() if not isinstance(hint, Plain)}
-        self._least, self._most = self._counts()
-        self._kinds = [hint.kinds if isinstance(hint, Plain) else object for hint in self._hints.values()]
-        self._by_kind_alone = all(isinstance(hint, Plain) and not hint.inner for hint in self._hints.values())
+        self._plainly = _Plainly(self.signature, self._hints)
 
     @property
     def rebuilds(self) -> bool:
@@ -39,13 +78,8 @@ class Contract:
 
     def check(self, job: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Check a call. Raises :class:`InvalidJob` that names the job and the parameter."""
-        if self._by_kind_alone and not kwargs and self._least <= len(args) <= self._most:
-            # What binding would find out, for a call by position.
-            for value, kinds in zip(args, self._kinds, strict=False):
-                if not isinstance(value, kinds):
-                    break
-            else:
-                return
+        if self._plainly.fits(args, kwargs):
+            return
         try:
             bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -94,14 +128,6 @@ class Contract:
         except Exception as error:  # whatever a hint raises that only a type checker was meant to read
             self.unusable[name] = f"{type(error).__name__}: {error}".splitlines()[0]
             return Plain(AS_IS, (object,))
-
-    def _counts(self) -> tuple[int, int]:
-        """How few and how many arguments a call may have that has them all by position; (0, -1): none may."""
-        parameters = self.signature.parameters.values()
-        needed = [one for one in parameters if one.default is one.empty and one.kind not in _UNLIMITED]
-        if any(one.kind not in _POSITIONAL for one in needed) or any(one.kind in _UNLIMITED for one in parameters):
-            return 0, -1
-        return len(needed), sum(one.kind in _POSITIONAL for one in parameters)
 
     def _values(self, bound: inspect.BoundArguments) -> Iterator[tuple[str, str, Any]]:
         """The values of a call: the parameter, which of its values where it takes many, and the value."""

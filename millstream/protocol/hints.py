@@ -6,7 +6,7 @@ import collections.abc
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -131,14 +131,13 @@ def _container(hint: object, origin: type, members: tuple[Any, ...]) -> Plain | 
         return Plain(hint, (origin,))
 
     def inner(value: object) -> Misfit | None:
-        items: Iterable[tuple[object, object]] = ()  # a text is a sequence of texts
-        if isinstance(value, dict):
-            items = value.items()
-        elif isinstance(value, (list, tuple)):
-            items = enumerate(value)
-        for key, item in items:
-            if misfit := of.misfit(item):
-                return misfit._replace(path=f"[{key!r}]{misfit.path}")
+        if not isinstance(value, (dict, list, tuple)):
+            return None  # a text is a sequence of texts
+        for at, item in enumerate(value.values() if isinstance(value, dict) else value):
+            if not isinstance(item, of.kinds) or (of.inner and of.inner(item)):
+                misfit = of.misfit(item)
+                key = list(value)[at] if isinstance(value, dict) else at
+                return misfit and misfit._replace(path=f"[{key!r}]{misfit.path}")
         return None
 
     return Plain(hint, (origin,), inner)

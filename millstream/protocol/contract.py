@@ -3,59 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from millstream.protocol.errors import InvalidJob, WrongArguments, WrongResult
 from millstream.protocol.hints import AS_IS, Plain, plain, resolved, shown
+from millstream.protocol.plain_calls import PlainCalls
 
 if TYPE_CHECKING:
     from millstream.protocol.rebuilding import Rebuilder
-
-_MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-_NOWHERE = sys.maxsize
-_UNKNOWN = (-1, Plain(AS_IS, (object,)))
-
-
-class _Plainly:
-    """The quick answer for calls whose arguments are all plain JSON: without binding them, which takes longer."""
-
-    def __init__(self, signature: inspect.Signature, hints: Mapping[str, Plain | Rebuilder]) -> None:
-        self._positional: list[Plain] = []
-        self._named: dict[str, tuple[int, Plain]] = {}
-        self._needed: list[tuple[int, str]] = []
-        for parameter in signature.parameters.values():
-            hint = hints[parameter.name]
-            if parameter.kind in _MANY or not isinstance(hint, Plain):
-                continue
-            place = len(self._positional) if parameter.kind in _POSITIONAL else _NOWHERE
-            if parameter.kind in _POSITIONAL:
-                self._positional.append(hint)
-            if parameter.kind is not parameter.POSITIONAL_ONLY:
-                self._named[parameter.name] = place, hint
-            if parameter.default is parameter.empty:
-                self._needed.append((place, parameter.name))
-        self._all = all(isinstance(hint, Plain) for hint in hints.values())
-
-    def fits(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        """Whether the call is right. False where it has to be looked at."""
-        given = len(args)
-        if not self._all or given > len(self._positional):
-            return False
-        for value, hint in zip(args, self._positional, strict=False):
-            if not isinstance(value, hint.kinds) or (hint.inner and hint.inner(value)):
-                return False
-        for name, value in kwargs.items():
-            place, hint = self._named.get(name, _UNKNOWN)
-            if place < given or not isinstance(value, hint.kinds) or (hint.inner and hint.inner(value)):
-                return False
-        for place, name in self._needed:  # noqa: SIM110 (a generator takes half a microsecond more)
-            if place >= given and name not in kwargs:
-                return False
-        return True
 
 
 class Contract:
@@ -69,7 +26,7 @@ class Contract:
             name: self._hint(name, parameter.annotation) for name, parameter in self.signature.parameters.items()
         }
         self._rebuilders = {name: hint for name, hint in self._hints.items() if not isinstance(hint, Plain)}
-        self._plainly = _Plainly(self.signature, self._hints)
+        self._plain_calls = PlainCalls(self.signature, self._hints)
 
     @property
     def rebuilds(self) -> bool:
@@ -78,7 +35,7 @@ class Contract:
 
     def check(self, job: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Check a call. Raises :class:`InvalidJob` that names the job and the parameter."""
-        if self._plainly.fits(args, kwargs):
+        if self._plain_calls.fits(args, kwargs):
             return
         try:
             bound = self.signature.bind(*args, **kwargs)
@@ -91,17 +48,15 @@ class Contract:
         self, job: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         """What a handler is called with, of what JSON brought. Raises :class:`WrongArguments`."""
-        from millstream.protocol.rebuilding import Misbuilt
-
+        if not self._rebuilders:
+            return args, kwargs
         try:
             bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:
             raise WrongArguments(f"{job}{self.signature}: {error}") from None
         for name, rebuilder in self._rebuilders.items():
-            try:
-                self._rebuild(bound, name, rebuilder)
-            except Misbuilt as reason:
-                raise WrongArguments(f"{job}(): parameter {name!r}{reason.path}: {reason}") from None
+            if name in bound.arguments:
+                bound.arguments[name] = self._rebuilt(f"{job}(): parameter {name!r}", name, rebuilder, bound)
         return bound.args, bound.kwargs
 
     def result(self, job: str, value: Any) -> Any:
@@ -161,16 +116,22 @@ class Contract:
         """``def f(at: datetime = None)``: None is right, whatever the hint says."""
         return value is None and self.signature.parameters[name].default is None
 
-    def _rebuild(self, bound: inspect.BoundArguments, name: str, rebuilder: Rebuilder) -> None:
-        if name not in bound.arguments or self._is_default_none(name, bound.arguments[name]):
-            return
+    def _rebuilt(self, what: str, name: str, rebuilder: Rebuilder, bound: inspect.BoundArguments) -> Any:
+        """The value of a parameter, or all of its values where it takes many. Raises :class:`WrongArguments`."""
+        from millstream.protocol.rebuilding import Misbuilt
+
+        def one(value: Any, part: str = "") -> Any:
+            try:
+                return rebuilder.rebuilt(value)
+            except Misbuilt as reason:
+                raise WrongArguments(f"{what}{part}{reason.path}: {reason}") from None
+
         value, kind = bound.arguments[name], self.signature.parameters[name].kind
         if kind is inspect.Parameter.VAR_POSITIONAL:
-            bound.arguments[name] = tuple(rebuilder.rebuilt(item) for item in value)
-        elif kind is inspect.Parameter.VAR_KEYWORD:
-            bound.arguments[name] = {key: rebuilder.rebuilt(item) for key, item in value.items()}
-        else:
-            bound.arguments[name] = rebuilder.rebuilt(value)
+            return tuple(one(item, f"[{index}]") for index, item in enumerate(value))
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            return {key: one(item, f"[{key!r}]") for key, item in value.items()}
+        return value if self._is_default_none(name, value) else one(value)
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:

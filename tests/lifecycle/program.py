@@ -9,7 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import Enum
 from pathlib import Path
+from uuid import UUID
 
 from millstream import CancelRequested, JobInterrupted, JobTimeout, Millstream, Retry, current_job
 
@@ -186,6 +191,46 @@ def stubborn() -> None:
         wait_for_file("go")
     except CancelRequested:
         raise ValueError("no") from None
+
+
+class Kind(Enum):
+    OPEN = "open"
+    PAID = "paid"
+
+
+@dataclass
+class Line:
+    text: str
+    price: Decimal
+    seal: bytes
+
+
+@dataclass
+class Invoice:
+    id: UUID
+    due: datetime
+    lines: list[Line]
+
+
+@dataclass
+class Receipt:
+    invoice: UUID
+    total: Decimal
+    kind: Kind
+    term: timedelta
+    path: Path
+
+
+@app.job(retry=Retry(attempts=2, delay=0.05))
+def settle(invoice: Invoice, path: Path, kind: Kind = Kind.OPEN) -> Receipt:
+    total = sum((line.price for line in invoice.lines), Decimal(0))
+    return Receipt(invoice.id, total, kind, timedelta(days=30), path)
+
+
+@app.job(retry=1)
+async def settle_async(invoice: Invoice) -> Invoice:
+    assert isinstance(invoice.due, datetime)
+    return invoice
 
 
 @app.job

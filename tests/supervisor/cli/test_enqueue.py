@@ -10,6 +10,17 @@ import pytest
 from tests.support.commands import Cli
 from tests.support.filled import Filled
 
+TYPED = """
+from datetime import datetime
+from millstream import Millstream
+
+app = Millstream()
+
+@app.job(queue="q")
+def stamp(at: datetime, copies: int = 1) -> None:
+    pass
+"""
+
 
 class TestEnqueue:
     def test_a_registered_job_is_checked_and_its_queue_known(self, cli: Cli, project: Path, filled: Filled) -> None:
@@ -23,6 +34,19 @@ class TestEnqueue:
         code, out, err = cli("enqueue", "add")
         assert (code, out) == (2, "")
         assert err == "millstream: add(a: int, b: int = 1) -> int: missing a required argument: 'a'\n"
+
+    def test_arguments_are_read_by_the_hints_of_the_handler(self, cli: Cli, project: Path, filled: Filled) -> None:
+        (project / "project_jobs.py").write_text(TYPED)
+        assert cli("enqueue", "stamp", "2026-01-31T12:00:00Z", "2")[0] == 0
+        (entry,) = filled.take(1)
+        assert entry.args == ["2026-01-31T12:00:00+00:00", 2]
+        filled.end([entry])
+        code, out, err = cli("enqueue", "stamp", "tomorrow")
+        assert (code, out) == (2, "")
+        assert err.startswith("millstream: stamp(): parameter 'at': expected datetime.datetime, got str (")
+        code, _, err = cli("enqueue", "stamp", "2026-01-31", "two")
+        assert (code, err) == (2, "millstream: stamp(): parameter 'copies': expected int, got str\n")
+        assert cli("enqueue", "stamp")[2].endswith("missing a required argument: 'at'\n")
 
     def test_an_unknown_name_needs_a_queue(self, cli: Cli, project: Path, filled: Filled) -> None:
         code, _, err = cli("enqueue", "nothing", "1")

@@ -62,7 +62,7 @@ class Contract:
     def result(self, job: str, value: Any) -> Any:
         """What a handler has returned, of what JSON brought. Raises :class:`WrongResult`."""
         if value is None or isinstance(self._returns, Plain):
-            return value  # no result is kept of None, nor where none is wanted
+            return value  # None is not kept: it is no misfit
         from millstream.protocol.rebuilding import Misbuilt
 
         try:

@@ -20,7 +20,7 @@ class Contract:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.signature = _signature(function)
-        self.unusable: dict[str, str] = {}
+        self._unusable: dict[str, str] = {}
         self._function = function
         self._hints = {
             name: self._hint(name, parameter.annotation) for name, parameter in self.signature.parameters.items()
@@ -62,7 +62,7 @@ class Contract:
     def result(self, job: str, value: Any) -> Any:
         """What a handler has returned, of what JSON brought. Raises :class:`WrongResult`."""
         if value is None or isinstance(self._returns, Plain):
-            return value  # no result is kept of None, nor where none is wanted
+            return value  # None is not kept: it is no misfit
         from millstream.protocol.rebuilding import Misbuilt
 
         try:
@@ -70,6 +70,12 @@ class Contract:
         except Misbuilt as reason:
             where = f"the result of {job}(){reason.path and ', at '}{reason.path}"
             raise WrongResult(f"{where}: {reason}; info().result has it as it is") from None
+
+    @property
+    def unusable(self) -> dict[str, str]:
+        """Why hints cannot be used, by parameter; ``return`` is the result's."""
+        assert self._returns is not None  # looked at
+        return self._unusable
 
     @cached_property
     def _returns(self) -> Plain | Rebuilder:
@@ -81,7 +87,7 @@ class Contract:
             hint = resolved(annotation, self._function)
             return plain(hint) or _rebuilder(hint)
         except Exception as error:  # whatever a hint raises that only a type checker was meant to read
-            self.unusable[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+            self._unusable[name] = f"{type(error).__name__}: {error}".splitlines()[0]
             return Plain(AS_IS, (object,))
 
     def _values(self, bound: inspect.BoundArguments) -> Iterator[tuple[str, str, Any]]:

@@ -68,20 +68,18 @@ class Handle(Generic[R]):
 
         Where it was enqueued by its function this is of the declared type, else as JSON has it.
         Raises :class:`JobFailed` (also :class:`JobCancelled`, :class:`JobExpired`), :class:`JobNotFound`,
-        :class:`ResultNotKept` where it completed but its ``result_ttl`` is 0,
-        :class:`TimeoutError` after *timeout* seconds, :class:`Unavailable`, :class:`WrongResult`.
+        :class:`ResultNotKept` where it completed but its ``result_ttl`` is 0, :class:`WrongResult`,
+        :class:`TimeoutError` after *timeout* seconds, :class:`Unavailable`.
         """
         if self._app.client.wait_for_end(self._keys, self.id, timeout) is None:
             raise JobNotFound(f"there is no job {self.id!r} in queue {self.queue!r}")
-        facts = self._app.client.run(transitions.inspect(self._keys, self.id))
-        return self._result_of(facts)
+        return self._result_of(self._app.client.run(transitions.inspect(self._keys, self.id)))
 
     async def aresult(self, timeout: float | None = None) -> R:
         """The same for async code."""
         if await self._app.aclient.wait_for_end(self._keys, self.id, timeout) is None:
             raise JobNotFound(f"there is no job {self.id!r} in queue {self.queue!r}")
-        facts = await self._app.aclient.run(transitions.inspect(self._keys, self.id))
-        return self._result_of(facts)
+        return self._result_of(await self._app.aclient.run(transitions.inspect(self._keys, self.id)))
 
     def _result_of(self, facts: transitions.Inspected) -> R:
         info = job_info(self.queue, self.id, facts)

@@ -148,7 +148,7 @@ class Job(Generic[P, R]):
         contract_of(self.fn).check(self.name, args, kwargs)
         options = self.options
         priority = self.priority if options.priority is None else options.priority
-        return Draft(self.name, args, kwargs, options.queue or self.queue, priority, options, self)
+        return Draft(self.name, args, kwargs, options.queue or self.queue, priority, options, job=self)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Enqueue a call. Raises :class:`InvalidJob` (for what is asked) or :class:`Unavailable` (Redis)."""

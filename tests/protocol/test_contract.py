@@ -201,6 +201,29 @@ def test_what_would_not_arrive_as_it_is(hint: object, value: object, message: st
         assert value not in str(caught.value), "no values in errors: they may be logged"
 
 
+def test_times_in_the_hour_that_repeats() -> None:
+    at = dt.datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=ZoneInfo("Europe/Berlin"))
+    one_of(dt.datetime).check("job", (at,), {})
+    (arrived,), _ = one_of(dt.datetime).rebuilt("job", (orjson.loads(encode(at, "it")),), {})
+    assert arrived.isoformat() == at.isoformat() == "2026-10-25T02:30:00+01:00"
+
+
+def test_a_subclass_is_refused_however_it_compares() -> None:
+    @dataclasses.dataclass
+    class Loose:
+        x: int
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+    @dataclasses.dataclass(eq=False)
+    class Looser(Loose):
+        pass
+
+    with pytest.raises(InvalidJob, match="got Looser, which would arrive as Loose"):
+        one_of(Loose).check("job", (Looser(1),), {})
+
+
 def test_what_is_no_json_is_named_with_its_parameter() -> None:
     with pytest.raises(NotJSON, match=r"^job\(\): parameter 'it'\.at is not JSON: set has no JSON form$"):
         one_of(Point).check("job", (Point(1, {1}),), {})  # type: ignore[arg-type]
@@ -302,6 +325,7 @@ def test_plain_handlers_are_called_directly() -> None:
         """Nothing but JSON."""
 
     assert rebuilding("job", plain) is plain
+    assert contract_of(plain) is contract_of(plain)
     assert rebuilding("job", every_way.fn) is not every_way.fn
 
 

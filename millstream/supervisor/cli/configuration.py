@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from millstream.protocol.app import Millstream
+from millstream.protocol.contract import contract_of
 from millstream.supervisor.cli.options import Globals, global_options
 from millstream.supervisor.cli.output import Column, print_fields, print_rows
 from millstream.supervisor.cli.session import Session
@@ -93,6 +94,11 @@ def _warnings(app: Millstream, groups: list[dict[str, Any]]) -> list[str]:
     warnings = [f"no group serves queue {queue!r}: its jobs will wait" for queue in unserved]
     warnings += [f"job {job.name!r} has no timeout: {ENDLESS}" for job in jobs if job.timeout == 0]
     warnings += [f"group {group['name']!r} has timeout = 0: {ENDLESS}" for group in groups if group["timeout"] == 0]
+    warnings += [
+        f"job {job.name!r}: the hint of {name!r} cannot be used, so it stays as JSON has it ({why})"
+        for job in jobs
+        for name, why in contract_of(job.fn).unusable.items()
+    ]
     if not app.registry.names:
         warnings.append("the application has no jobs")
     return warnings

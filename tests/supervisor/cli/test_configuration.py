@@ -26,6 +26,16 @@ class TestConfiguration:
         assert "group 'other' has timeout = 0" in err
         assert json.loads(out)["groups"] == [{"name": "other", "processes": 1, "queues": ["another"], "timeout": 0}]
 
+    def test_check_warns_of_hints_that_cannot_be_used(self, cli: Cli, project: Path) -> None:
+        with (project / "project_jobs.py").open("a") as file:
+            file.write('\n@app.job(queue="q")\ndef odd(a: "Unknown", b: list[int]) -> int:\n    return 1\n')
+        _, _, err = cli("check")
+        line = (
+            "warning: job 'odd': the hint of 'a' cannot be used, so it stays as JSON has it (NameError: name 'Unknown'"
+        )
+        assert line in err
+        assert err.count("cannot be used") == 1
+
     def test_check_shows_both_bounds_of_a_group(self, cli: Cli, project: Path) -> None:
         with (project / "millstream.toml").open("a") as file:
             file.write('[workers.other]\nqueues = ["q"]\nprocesses = { max = 4 }\n')

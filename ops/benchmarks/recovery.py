@@ -19,6 +19,7 @@ from ops.benchmarks.bench import remove_keys
 from ops.benchmarks.figures import percentile
 from ops.benchmarks.scene import LEASE, PREFIX, Scene
 from tests.support import processes
+from tests.support.acl import as_role
 from tests.support.servers import Kind, Options, Server
 
 KINDS = {"embedded": Kind.VALKEY, "redis": Kind.REDIS}
@@ -50,7 +51,7 @@ def _serving(server: str) -> Iterator[tuple[str, Server | None]]:
         yield server, None
         return
     with Server(KINDS[server], Options(appendonly=True)) as own:
-        yield own.url, own
+        yield as_role(own.url, "admin"), own
 
 
 def show(results: list[Result]) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from millstream.protocol import signing
 from tests.docs.documents import DOCS, commands, sections
+from tests.support.acl import as_role
 from tests.support.servers import StartServer
 from tests.support.supervised import ROOT, Supervised
 from tests.support.waiting import wait_until
@@ -37,7 +38,7 @@ def type_all(title: str, own: Supervised) -> str:
     done = subprocess.run(
         ["bash", "-c", text],
         cwd=own.folder,
-        env={**own.environment, "PATH": path},
+        env={**own.environment, "PATH": path, "MILLSTREAM_REDIS_URL": as_role(own.redis_url or "", "operator")},
         capture_output=True,
         text=True,
         timeout=60,

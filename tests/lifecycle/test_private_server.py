@@ -108,8 +108,5 @@ def test_who_stays_takes_the_server_over_from_who_leaves(supervise: Callable[...
 
 def processes_of(folder: Path) -> list[int]:
     """The servers that work on this folder."""
-    return [
-        process.pid
-        for process in psutil.process_iter()
-        if str(folder) in " ".join(process.cmdline() if process.is_running() else [])
-    ]
+    processes = psutil.process_iter(["cmdline"])  # None where it has just ended
+    return [process.pid for process in processes if str(folder) in " ".join(process.info["cmdline"] or [])]

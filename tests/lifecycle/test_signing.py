@@ -65,7 +65,7 @@ class Rotating(Mill):
 
     def dead(self) -> list[str]:
         """Ids of the dead letters."""
-        ids = self.app.client.execute("ZRANGE", self.app.queue_keys("default").dead, 0, -1)
+        ids = self.operator.execute("ZRANGE", self.app.queue_keys("default").dead, 0, -1)
         return [name.decode() for name in ids]
 
 
@@ -180,7 +180,7 @@ def test_what_does_not_fit_never_runs(signing: Callable[..., Rotating], redis: r
     listed = running.up.command("dead", "list", "--json")
     assert {row["id"] for row in orjson.loads(listed.stdout)} == set(sent), listed.stderr
 
-    assert set(control.retry_dead(running.app.client, keys, list(sent)).values()) == {control.Retried.QUEUED}
+    assert set(control.retry_dead(running.operator, keys, list(sent)).values()) == {control.Retried.QUEUED}
     wait_until(lambda: running.counters().get("dead") == 2 * len(FORGED), 10, running.up.log)
     _expect_refused(running, sent)
     assert running.count("noop") == 1 and not running.count("fail"), "none of them ran"
@@ -206,15 +206,15 @@ def test_signatures_stay_with_their_jobs(signing: Callable[..., Rotating]) -> No
     running = signing(supervisor="lease = 1", crash_limit=2)
     keys = running.app.queue_keys("default")
     assert program.fail_once.enqueue().result(10) == 2
-    running.app.client.run(control.pause(keys))
+    running.operator.run(control.pause(keys))
     held, later = program.add.enqueue(1), program.add.using(delay=0.1).enqueue(2)
-    control.resume_all(running.app.client, keys)
+    control.resume_all(running.operator, keys)
     assert (held.result(10), later.result(10)) == (3, 4)
 
     crashing = program.crash.enqueue()
     _wait(crashing, State.DEAD)
     assert running.count("crash") == 2
-    assert control.retry_dead(running.app.client, keys, [crashing.id])[crashing.id] is control.Retried.QUEUED
+    assert control.retry_dead(running.operator, keys, [crashing.id])[crashing.id] is control.Retried.QUEUED
     running.wait_for("crash", count=4)
     _wait(crashing, State.DEAD)
     assert (error := crashing.info().error) and error.cause == "crash"

@@ -30,6 +30,7 @@ from tests.ops.namespaces import (
     unshare,
 )
 from tests.ops.tools import UNIT
+from tests.support.acl import EVERYWHERE, credentials
 from tests.support.servers import Server
 from tests.support.supervised import ROOT
 from tests.support.waiting import wait_until
@@ -56,7 +57,7 @@ VARIABLES = {
     "PYTHONPATH": "/code:/packages",
     "LD_LIBRARY_PATH": f"{INTERPRETER}/lib",
     "MILLSTREAM_APP": "shop:app",
-    "MILLSTREAM_REDIS_URL": "unix:///redis/s",
+    "MILLSTREAM_REDIS_URL": f"unix://{credentials('worker') if EVERYWHERE else ''}/redis/s",
 }
 
 KINDS = ("mount", "uts", "ipc", "net")

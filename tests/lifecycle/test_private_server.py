@@ -18,6 +18,7 @@ from tests.support.waiting import wait_until
 
 APP = """
 import time
+from pathlib import Path
 from millstream import Millstream
 
 app = Millstream()
@@ -28,6 +29,7 @@ def add(a: int, b: int) -> int:
 
 @app.job
 def nap(seconds: float) -> str:
+    Path("napping").touch()
     time.sleep(seconds)
     return "rested"
 """
@@ -53,7 +55,7 @@ def test_a_killed_server_is_started_again_with_its_data(supervise: Callable[...,
     assert before.result(10) == 3
     workers = sorted(up.workers())
     running = app.enqueue("nap", 1.0, queue="default")
-    wait_until(lambda: running.status() == "running", describe=up.log)
+    wait_until((up.folder / "napping").exists, describe=up.log)
     first = _server(up)
     assert first is not None
     os.kill(first, signal.SIGKILL)
@@ -73,7 +75,7 @@ def test_term_to_the_whole_tree_does_not_take_the_server_away(supervise: Callabl
     up = supervise(APP, redis_url=None)
     app = Millstream(redis_url=f"unix://{socket_path(up.folder / DATA_FOLDER)}", prefix=up.prefix)
     running = app.enqueue("nap", 2.0, queue="default")
-    wait_until(lambda: running.status() == "running", describe=up.log)
+    wait_until((up.folder / "napping").exists, describe=up.log)
     assert up.process is not None
     app.client.close()
     tree = [up.process.pid, *(child.pid for child in psutil.Process(up.process.pid).children(recursive=True))]

@@ -1,12 +1,14 @@
 -- Included after _keys.lua and _holds.lua: the moves of one job that several transitions share.
--- A job here is a table {id, env, band, run, attempt, crashes, alone}; `cancelled` is set where it has ended instead of
--- being moved. Each move writes the new place first; the caller removes the old one last, so that an error in between
+-- A job here is a table {id, env, band, run, attempt, crashes, alone}, maybe with {timeouts, memory}: runs that were
+-- counted apart. `cancelled` is set where it has ended instead of being moved.
+-- Each move writes the new place first; the caller removes the old one last, so that an error in between
 -- leaves the job where it was.
 local DEAD_TTL = 7 * 24 * 3600 * 1000
 local CANCELLED_TTL = 24 * 3600 * 1000
 local DEAD_CAP = 10000
 local HISTORY_CAP = 1000
 local TRIES_CAP = 262144
+local APART = {'timeouts', 'memory'} -- counters that few jobs have: absent for 0
 
 local function letter_of(band) return string.sub(band, 1, 1) end
 
@@ -31,6 +33,7 @@ local function job_at(ref)
   local fields, job = found[2], {}
   for i = 1, #fields, 2 do job[fields[i]] = fields[i + 1] end
   job.run, job.attempt, job.crashes = counter(job.run, 1), counter(job.attempt, 0), counter(job.crashes, 0)
+  for _, name in ipairs(APART) do job[name] = counter(job[name], 0) end
   return job
 end
 
@@ -70,6 +73,12 @@ local function place(job, letter)
       entry[#entry + 1] = name
       entry[#entry + 1] = job[name]
     end
+    for _, name in ipairs(APART) do
+      if (job[name] or 0) > 0 then
+        entry[#entry + 1] = name
+        entry[#entry + 1] = job[name]
+      end
+    end
     if job.alone then
       entry[#entry + 1] = 'alone'
       entry[#entry + 1] = 1
@@ -84,7 +93,7 @@ local function place(job, letter)
     ref = letter .. redis.call('XADD', streams[letter], '*', unpack(entry))
   end
   redis.call('HSET', records .. job.id, 'state', 'queued', 'entry', ref)
-  redis.call('HDEL', records .. job.id, 'env', 'band', 'run', 'attempt', 'crashes', 'due')
+  redis.call('HDEL', records .. job.id, 'env', 'band', 'run', 'attempt', 'crashes', 'due', unpack(APART))
   redis.call('PERSIST', records .. job.id)
 end
 
@@ -94,6 +103,9 @@ local function postpone(job, state, delay)
   local at = now + delay
   redis.call('HSET', records .. job.id, 'state', state, 'env', job.env, 'band', job.band or band_of(job.env),
     'run', job.run, 'attempt', job.attempt, 'crashes', job.crashes, 'due', at)
+  for _, name in ipairs(APART) do
+    if (job[name] or 0) > 0 then redis.call('HSET', records .. job.id, name, job[name]) end
+  end
   redis.call('HDEL', records .. job.id, 'entry')
   redis.call('PERSIST', records .. job.id)
   redis.call('ZADD', due, at, job.id)

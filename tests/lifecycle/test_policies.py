@@ -33,8 +33,8 @@ from millstream.protocol.errors import Interruption
 app = Millstream()
 
 
-def note(name, **facts):
-    line = orjson.dumps({"hook": name, **facts}) + b"\\n"
+def note(hook, /, **facts):
+    line = orjson.dumps({"hook": hook, **facts}) + b"\\n"
     descriptor = os.open("told", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(descriptor, line)
     os.close(descriptor)
@@ -166,7 +166,7 @@ def test_a_kill_for_memory_has_a_budget(supervise: Callable[..., Supervised], ap
 
 def test_hooks_are_told_of_every_death(supervise: Callable[..., Supervised], app: Millstream) -> None:
     """One in the worker, one by a crash, one by a kill at the deadline."""
-    up = supervise(APP, config(crash_limit=1, kill_after=0.2, timeout=0.5))
+    up = supervise(APP, config(crash_limit=1, kill_after=0.2, timeout=3))
     handles = {how: app.enqueue("told", how, queue="default") for how in ("raise", "crash", "hang")}
     told = {str(note["id"]): note for note in notes(up, 3)}
     for how, cause in (("raise", "error"), ("crash", "crash"), ("hang", "timeout")):

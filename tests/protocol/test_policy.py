@@ -130,13 +130,13 @@ def test_a_function_that_fails_costs_no_retry(function: Any, problem: str) -> No
 
 def test_what_a_function_may_return() -> None:
     for value, expected in ((2, 2.0), (timedelta(minutes=1), 60.0), (-1, 0.0), (float("inf"), 3600.0)):
-        assert Retry(backoff=lambda attempt, error, value=value: value).wait_after(1, ValueError()) == (expected, "")  # type: ignore[misc]
+        assert Retry(backoff=lambda attempt, error, value=value: value).wait_after(1, ValueError()) == (expected, "")
 
 
 def test_no_factor_is_too_large() -> None:
     for backoff in ("exponential", "polynomial"):
-        assert Retry(backoff=backoff, factor=1e300, max_delay=100).nominal_delay(50) == 100  # type: ignore[arg-type]
-        assert Retry(backoff=backoff, factor=1e300, delay=0).nominal_delay(50) == 0  # type: ignore[arg-type]
+        assert Retry(backoff=backoff, factor=1e300, max_delay=100).nominal_delay(50) == 100
+        assert Retry(backoff=backoff, factor=1e300, delay=0).nominal_delay(50) == 0
 
 
 def test_durations() -> None:

@@ -3,9 +3,10 @@
 -- counted apart. `cancelled` is set where it has ended instead of being moved.
 -- Each move writes the new place first; the caller removes the old one last, so that an error in between
 -- leaves the job where it was.
-local DEAD_TTL = 7 * 24 * 3600 * 1000
+local DEAD_TTL = 7 * 24 * 3600 * 1000 -- where maintenance has not said otherwise
 local CANCELLED_TTL = 24 * 3600 * 1000
 local DEAD_CAP = 10000
+local DEAD_STEP = 100 -- old ones that one burial deletes at most: should the cap have been lowered
 local HISTORY_CAP = 1000
 local TRIES_CAP = 262144
 local APART = {'timeouts', 'memory'} -- counters that few jobs have: absent for 0
@@ -146,9 +147,10 @@ local function bury(job, ref, row)
     'crashes', job.crashes)
   if job.env then redis.call('HSET', record, 'env', job.env, 'band', job.band or band_of(job.env)) end
   redis.call('HDEL', record, 'cancel')
-  redis.call('PEXPIRE', record, DEAD_TTL)
+  local limits = redis.call('HMGET', meta, 'dead_ttl', 'dead_cap')
+  redis.call('PEXPIRE', record, tonumber(limits[1]) or DEAD_TTL)
   redis.call('ZADD', dead, now, job.id)
-  while redis.call('ZCARD', dead) > DEAD_CAP do
+  for _ = 1, math.min(DEAD_STEP, redis.call('ZCARD', dead) - (tonumber(limits[2]) or DEAD_CAP)) do
     local oldest = records .. redis.call('ZPOPMIN', dead)[1]
     if redis.call('HGET', oldest, 'state') == 'dead' then redis.call('DEL', oldest) end
   end

@@ -23,13 +23,13 @@ local function text(value) return type(value) == 'string' and value or '' end
 local jobs = {}
 for i = 1, #found, 2 do
   local id = found[i]
-  local fields = redis.pcall('HMGET', records .. id, 'state', 'out', 'env')
-  if fields[1] == 'dead' then
-    local ok, row = pcall(cjson.decode, fields[2] or '')
+  local record = records .. id
+  if redis.pcall('HGET', record, 'state') == 'dead' then
+    local ok, row = pcall(cjson.decode, redis.call('HGET', record, 'out') or '')
     row = ok and type(row) == 'table' and row or {}
     local failed = type(row.e) == 'table' and row.e or {}
     local name = text(row.n)
-    if name == '' and fields[3] then name = name_of(fields[3]) end
+    if name == '' then name = name_of(redis.call('HGET', record, 'env') or '') end
     for _, value in ipairs({id, found[i + 1], name, text(row.c), text(failed.type),
       string.sub(text(failed.message), 1, MESSAGE)}) do
       jobs[#jobs + 1] = value

@@ -14,15 +14,13 @@ from millstream.protocol.call import Call
 from millstream.protocol.errors import InvalidJob
 from millstream.protocol.info import instant
 from millstream.protocol.keys import QueueKeys
+from millstream.protocol.policy import LONGEST_TTL
 from millstream.protocol.runner import Runner
 from millstream.protocol.scripts import script
 from millstream.protocol.transitions import all_keys
 
 STEP = 100
 """Dead jobs that one call looks at: bounds the time that it holds the server."""
-
-LONGEST_TTL = 10 * 365 * 86400.0
-"""Seconds; Redis refuses an expiry that is beyond its range of milliseconds."""
 
 PATTERN = 200
 """Characters of a normalised message."""

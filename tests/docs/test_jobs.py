@@ -13,12 +13,12 @@ import pytest
 
 import millstream
 from millstream import Attempt, CurrentJob, Handle, Job, JobError, JobInfo, Millstream, Retry
-from millstream.worker import reporting
-from millstream.worker.context import set_current_run
 from millstream.protocol.envelope import Entry
 from millstream.protocol.fate import fate_of, fates_of_kills
 from millstream.protocol.policy import BACKOFFS, crash_limit
 from millstream.protocol.transitions import Kind
+from millstream.worker import reporting
+from millstream.worker.context import set_current_run
 from tests.docs.documents import DOCS, blocks, code, rows, sections
 
 TEXT = (DOCS / "jobs.md").read_text()

@@ -29,7 +29,8 @@ for i = 1, #found, 2 do
     row = ok and type(row) == 'table' and row or {}
     local failed = type(row.e) == 'table' and row.e or {}
     local name = text(row.n)
-    if name == '' then name = name_of(redis.call('HGET', record, 'env') or '') end
+    local env = name == '' and redis.call('HGET', record, 'env')
+    if env then name = name_of(env) end
     for _, value in ipairs({id, found[i + 1], name, text(row.c), text(failed.type),
       string.sub(text(failed.message), 1, MESSAGE)}) do
       jobs[#jobs + 1] = value

@@ -12,7 +12,7 @@ from typing import Literal
 from millstream.protocol.errors import InvalidJob
 
 Backoff = Literal["none", "constant", "linear", "exponential", "polynomial"]
-BackoffFunction = Callable[[int, BaseException], float]
+BackoffFunction = Callable[[int, BaseException], float | timedelta]
 ExceptionTypes = tuple[type[BaseException], ...]
 Duration = float | timedelta
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -129,8 +130,13 @@ def test_a_function_that_fails_costs_no_retry(function: Any, problem: str) -> No
 
 
 def test_what_a_function_may_return() -> None:
-    for value, expected in ((2, 2.0), (timedelta(minutes=1), 60.0), (-1, 0.0), (float("inf"), 3600.0)):
-        assert Retry(backoff=lambda attempt, error, value=value: value).wait_after(1, ValueError()) == (expected, "")
+    returned: list[tuple[Any, float]] = [(2, 2.0), (timedelta(minutes=1), 60.0), (-1, 0.0), (float("inf"), 3600.0)]
+    for value, expected in returned:
+        assert Retry(backoff=partial(_return, value)).wait_after(1, ValueError()) == (expected, "")
+
+
+def _return(value: Any, attempt: int, error: BaseException) -> Any:
+    return value
 
 
 def test_no_factor_is_too_large() -> None:

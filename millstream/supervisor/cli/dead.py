@@ -53,7 +53,9 @@ def dead() -> None:
 @args_option
 @global_options
 @click.pass_obj
-def list_(options: Globals, queue: str | None, limit: int, cursor: str | None, with_args: bool, **filters: Any) -> None:
+def list_(
+    options: Globals, /, queue: str | None, limit: int, cursor: str | None, with_args: bool, **filters: Any
+) -> None:
     """List dead jobs, newest first in each queue, with what killed them."""
     session = Session(options)
     queues, which = session.queues(queue), which_of(filters)

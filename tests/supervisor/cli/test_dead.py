@@ -69,7 +69,7 @@ class TestDead:
     def test_list_by_pages_and_filters(self, cli: Cli, filled: Filled) -> None:
         filled.die(7)
         filled.die(1, c="timeout", e={"type": "JobTimeout", "message": "over", "cause": "timeout"})
-        shown, arguments = [], ["dead", "list", "--json", "--limit", "3"]
+        err, shown, arguments = "", [], ["dead", "list", "--json", "--limit", "3"]
         for _ in range(3):
             _, out, err = cli(*arguments)
             shown += [row["id"] for row in json.loads(out)]

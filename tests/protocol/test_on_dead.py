@@ -44,7 +44,7 @@ def test_a_death_is_told_in_the_same_step(rig: Rig, kind: Kind, number: int, run
 
 
 def test_nobody_is_told_who_did_not_ask(rig: Rig) -> None:
-    assert settle(rig, rig.take("j"), Kind.DEAD, e={"message": 'not the end: ,"h":1}'}) is Verdict.OK
+    assert settle(rig, rig.take("j"), Kind.DEAD, o={"h": 1}, e={"message": ',"h":1}'}) is Verdict.OK
     assert notices(rig) == []
 
 

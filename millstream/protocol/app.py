@@ -20,10 +20,12 @@ from millstream.protocol.location import Location, configured_keyring, locate
 from millstream.protocol.policy import Duration, Retry, policies, seconds
 from millstream.protocol.registry import (
     DEFAULT_RESULT_TTL,
+    DeadHook,
     Draft,
     Job,
     Options,
     Registry,
+    checked_hook,
     checked_options,
 )
 from millstream.protocol.signing import Keyring
@@ -64,6 +66,7 @@ class Millstream:
         self.include = tuple(include)
         self.start_hooks: list[Hook] = []
         self.stop_hooks: list[Hook] = []
+        self.dead_hooks: list[DeadHook] = []
         self._redis_url = redis_url
         self._prefix = prefix
         self._patience = patience
@@ -117,6 +120,7 @@ class Millstream:
         priority: int | str = 0,
         result_ttl: Duration = DEFAULT_RESULT_TTL,
         tags: Sequence[str] = (),
+        on_dead: DeadHook | None = None,
     ) -> Decorator: ...
 
     def job(
@@ -130,12 +134,14 @@ class Millstream:
         priority: int | str = 0,
         result_ttl: Duration = DEFAULT_RESULT_TTL,
         tags: Sequence[str] = (),
+        on_dead: DeadHook | None = None,
     ) -> Any:
         """Register a function as a job.
 
         ``timeout`` (seconds, 0 for none) is the soft limit of a run: by default its group's, else 3600.
         ``result_ttl`` (seconds) is how long its result is kept, 0 for not at all; ``tags`` are what its jobs are found
-        by. Raises :class:`DuplicateJob`, :class:`InvalidJob`.
+        by. ``on_dead`` is called as those of :meth:`on_dead` are, for this job only. Raises :class:`DuplicateJob`,
+        :class:`InvalidJob`.
         """
 
         def register(function: Callable[P, R]) -> Job[P, R]:
@@ -151,6 +157,7 @@ class Millstream:
                 result_ttl=seconds(result_ttl, "result_ttl"),
                 tags=own_tags,
                 options=Options(tags=own_tags),
+                on_dead=checked_hook(on_dead),
             )
             self.registry.add(job)
             return job
@@ -165,6 +172,14 @@ class Millstream:
     def on_worker_stop(self, hook: Hook) -> Hook:
         """Call *hook* in each worker process before it ends in good order."""
         self.stop_hooks.append(hook)
+        return hook
+
+    def on_dead(self, hook: DeadHook) -> DeadHook:
+        """Call *hook* with the :class:`JobInfo` of each job that is dead: in some worker of its queue, at least once.
+
+        It runs as a job of its own, ``millstream.on_dead``, and is retried like one. Raises :class:`InvalidJob`.
+        """
+        self.dead_hooks.append(checked_hook(hook) or hook)
         return hook
 
     def import_jobs(self) -> None:

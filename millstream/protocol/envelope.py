@@ -81,6 +81,8 @@ class Entry:
     options: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
     holds: bool = False
+    timeouts: int = 0
+    memory: int = 0
 
 
 def parse_entry(
@@ -153,6 +155,8 @@ def _read_counters(entry: Entry, fields: Sequence[bytes]) -> None:
     entry.run = int(counters.get(b"run", 1))
     entry.attempt = int(counters.get(b"attempt", 0))
     entry.crashes = int(counters.get(b"crashes", 0))
-    if not all(map(_is_count, (entry.run, entry.attempt, entry.crashes))):
+    entry.timeouts = int(counters.get(b"timeouts", 0))
+    entry.memory = int(counters.get(b"memory", 0))
+    if not all(map(_is_count, (entry.run, entry.attempt, entry.crashes, entry.timeouts, entry.memory))):
         raise ValueError("a counter is out of range")
     entry.alone = b"alone" in counters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -79,6 +79,12 @@ class JobInfo:
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values: ISO 8601 UTC times, durations in seconds, sizes in bytes."""
         return orjson.loads(orjson.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+
+
+def dead_info(queue: str, job_id: str, name: str, run: int, row: bytes) -> JobInfo:
+    """What the row of its last run tells of a dead job whose record is gone: no arguments, no earlier runs."""
+    record = {"state": b"dead", "out": row, "run": b"%d" % run, "env": orjson.dumps({"n": name})}
+    return replace(job_info(queue, job_id, Inspected(0, record, {}, "", 0)), args=None, kwargs=None)
 
 
 def instant(milliseconds: float | bytes | None) -> datetime | None:

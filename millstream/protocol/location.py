@@ -25,7 +25,7 @@ DATA_FOLDER = ".millstream"
 SOCKET_NAME = "valkey.sock"
 
 TOP_LEVEL = ("app", "redis_url", "prefix", "env", "signing_keys", "accept_unsigned")
-SECTIONS = ("workers", "supervisor", "web")
+SECTIONS = ("workers", "supervisor", "web", "dead")
 """What a configuration file may hold at its top."""
 
 # sun_path holds 108 bytes on Linux and 104 on macOS, with the closing NUL.

@@ -18,9 +18,16 @@ from millstream.protocol.policy import Duration, Policies, seconds
 if TYPE_CHECKING:
     from millstream.protocol.app import Millstream
     from millstream.protocol.handle import Handle
+    from millstream.protocol.info import JobInfo
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+DeadHook = Callable[["JobInfo"], object]
+"""What is called with a job that is dead."""
+
+NOTICE = "millstream.on_dead"
+"""The name of the job that calls the hooks; the scripts that enqueue it know it, too."""
 
 DEFAULT_TIMEOUT = 3600.0
 DEFAULT_RESULT_TTL = 3600.0
@@ -78,6 +85,17 @@ def checked_options(
     )
 
 
+def checked_hook(hook: DeadHook | None) -> DeadHook | None:
+    """Return *hook* if it can be called with one argument; raise :class:`InvalidJob` otherwise."""
+    if hook is None:
+        return None
+    try:
+        inspect.signature(hook).bind(None)
+    except (TypeError, ValueError) as error:
+        raise InvalidJob(f"on_dead {hook!r} is not valid: use a function of a JobInfo ({error})") from None
+    return hook
+
+
 @dataclass(frozen=True)
 class Draft:
     """A job to be: a name, arguments and options, not enqueued yet. Made by ``job.job(...)``."""
@@ -105,6 +123,7 @@ class Job(Generic[P, R]):
     priority: str
     result_ttl: float
     tags: tuple[str, ...] = ()
+    on_dead: DeadHook | None = None
     options: Options = field(default_factory=Options)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -167,6 +186,11 @@ class Job(Generic[P, R]):
         """What a worker calls: the function, behind the rebuilding of arguments where its hints ask for that."""
         return rebuilding(self.name, self.fn)
 
+    @property
+    def tells(self) -> bool:
+        """Whether somebody wants to be told when such a job is dead."""
+        return self.on_dead is not None or bool(self.app.dead_hooks)
+
     @cached_property
     def is_async(self) -> bool:
         return inspect.iscoroutinefunction(self.fn)
@@ -179,7 +203,9 @@ class Registry:
         self._jobs: dict[str, Job[..., Any]] = {}
 
     def add(self, job: Job[..., Any]) -> None:
-        """Register a job. Raises :class:`DuplicateJob` where the name is taken by another function."""
+        """Register a job. Raises :class:`DuplicateJob` where another function has the name, :class:`InvalidJob`."""
+        if job.name == NOTICE:
+            raise InvalidJob(f"job name {NOTICE!r} is taken: it is the job that calls on_dead hooks")
         known = self._jobs.get(job.name)
         if known is not None:
             raise DuplicateJob(

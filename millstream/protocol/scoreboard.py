@@ -109,7 +109,7 @@ class Word:
     ATTEMPT = 25  # counted runs before this one
     MAX_ATTEMPTS = 26
     CRASHES = 27  # crashes before this run
-    RETRY_DELAY = 28  # ms until the next run, if this one is killed for its timeout or memory
+    IF_TIMEOUT = 28  # what becomes of the job if this run is killed for its timeout: a packed Fate
     OUTBOX = 29  # number of the last run with an outcome << 24 | bytes used
     DONE = 30  # jobs ended
     LAST_FETCH = 31  # when a round trip to Redis last succeeded
@@ -138,6 +138,10 @@ class Word:
     # Written by the supervisor.
     MAY_LEAVE = 56  # 1 where it may end if it is worn out
     KILLED = 57  # when the supervisor killed it; 0 if it did not
+    # Written by the worker.
+    IF_MEMORY = 58  # what becomes of the job if this run is killed for its memory: a packed Fate
+    CRASH_LIMIT = 59  # the job's own; 0 where its group's holds
+    TELLS = 60  # 1 where its application wants to be told of its death
 
 
 class RecordState(IntEnum):

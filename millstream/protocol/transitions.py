@@ -28,6 +28,8 @@ class Kind(StrEnum):
     DEAD = "dead"
     CRASHED = "crashed"
     RETRY = "retry"
+    TIMEOUT = "timeout"
+    MEMORY = "memory"
     CRASH = "crash"
     RELEASE = "release"
     UNKNOWN = "unknown"
@@ -35,6 +37,9 @@ class Kind(StrEnum):
 
 ENDS = frozenset({Kind.COMPLETED, Kind.DISCARDED, Kind.CANCELLED, Kind.EXPIRED})
 """The kinds that end a job with nothing but its record left."""
+
+NOT_COUNTED = 3
+"""The number of a dead letter whose last run was no attempt: it was counted apart."""
 
 
 class Outcome(NamedTuple):
@@ -310,10 +315,16 @@ def await_end(keys: QueueKeys, job_id: str, waiters: int) -> Call[str]:
     return Call(script("await"), (keys.job(job_id), keys.waiting), (job_id, waiters), lambda reply: reply.decode())
 
 
-def mark(keys: QueueKeys, job_id: str, ref: str, consumer: str) -> Call[bool]:
-    """Note that a job which runs alone really starts; False where its delivery was taken meanwhile."""
+def mark(
+    keys: QueueKeys, job_id: str, ref: str, consumer: str, *, crash_limit: int | None = None, tell: bool = False
+) -> Call[bool]:
+    """Note that a job which runs alone really starts; False where its delivery was taken meanwhile.
+
+    *crash_limit* is the job's own, *tell* whether its application wants to know of its death: should its host vanish.
+    """
     names = (keys.job(job_id), keys.stream(split_ref_stream(ref)))
-    return Call(script("mark"), names, (ref, consumer), bool)
+    args = (ref, consumer, "" if crash_limit is None else crash_limit, "1" if tell else "")
+    return Call(script("mark"), names, args, bool)
 
 
 def host(keys: Keys, name: str, instance: str, what: str, heartbeat: bytes, gone: str = "") -> Call[bytes]:

@@ -57,6 +57,8 @@ class Plan:
     metrics: str = ""  # the folder of what is counted; "" where nothing is served
     max_backlog_age: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.time)  # when the supervisor was started, Unix time
+    dead_ttl: float = 604800.0
+    dead_cap: int = 10_000
     retired: tuple[GroupPlan, ...] = ()  # groups of before a reload, with workers that still finish their jobs
 
     @property
@@ -131,6 +133,8 @@ def make_plan(
         bind=settings.web.bind if metrics else "",
         metrics=metrics,
         max_backlog_age=settings.web.max_backlog_age or {},
+        dead_ttl=settings.dead.ttl,
+        dead_cap=settings.dead.cap,
     )
 
 

@@ -24,12 +24,13 @@ from millstream.protocol.errors import (
     RetryLater,
     Snooze,
 )
+from millstream.protocol.fate import fate_of
 from millstream.protocol.labels import labels_of
 from millstream.protocol.payload import checked_size, encode
-from millstream.protocol.policy import LONGEST, LONGEST_TTL, Retry, policy_for, seconds
+from millstream.protocol.policy import LONGEST, LONGEST_TTL, seconds
 from millstream.protocol.registry import Job
 from millstream.protocol.scoreboard import Word
-from millstream.protocol.transitions import Kind, Outcome
+from millstream.protocol.transitions import NOT_COUNTED, Kind, Outcome
 from millstream.worker.context import CurrentJob, set_current_run
 from millstream.worker.coroutines import Coroutines
 from millstream.worker.journal import Journal
@@ -67,13 +68,6 @@ class Run:
                 entry.id, entry.name, entry.queue, self.attempt, entry.run, entry.headers, entry.ref
             )
         return self.current
-
-
-def attempts_of(job: Job[..., Any], entry: Entry, policy: Retry | None = None) -> int:
-    """How often a job may run: by its policy, or fewer times where the one who enqueued it said so."""
-    allowed = (policy or job.retry[0]).attempts
-    asked = entry.options.get("attempts")
-    return min(allowed, asked) if isinstance(asked, int) and asked > 0 else allowed
 
 
 def _leave_the_run_to_the_parent(error: BaseException | None) -> NoReturn:
@@ -198,21 +192,26 @@ class Execution:
     def _failed(self, run: Run, cause: str) -> Outcome:
         error = run.error
         assert error is not None
-        policy = policy_for(run.job.retry, error)
-        if policy is not None and policy.discard_on and isinstance(error, policy.discard_on):
+        fate = fate_of(run.job.retry, run.entry, error, cause)
+        if fate.kind is Kind.DISCARDED:
             return self._discarded(run, cause)
-        if policy is None or run.attempt >= min(policy.attempts, attempts_of(run.job, run.entry, policy)):
-            return self._dead(run, cause)
+        if fate.kind is Kind.DEAD:
+            return self._dead(run, cause, counted=fate.counted)
         asked = error.delay if isinstance(error, RetryLater) else None
-        delay = policy.delay_after(run.attempt, error) if asked is None else seconds(asked)
+        delay = fate.wait() if asked is None else seconds(asked)
         self._journal.failed(run, cause, delay)
-        row = self._row(run, cause=cause, error=error_of(error, cause))
-        return self._outcome_of(run, Kind.RETRY, max(1, int(delay * 1000)), row)
+        told = error_of(error, cause)
+        if fate.problem and asked is None:
+            self._journal.backoff_failed(run, fate.problem)
+            told["message"] = f"{told['message']} ({fate.problem})"
+        row = self._row(run, counted=fate.counted, cause=cause, error=told)
+        return self._outcome_of(run, fate.kind, max(1, int(delay * 1000)), row)
 
-    def _dead(self, run: Run, cause: str) -> Outcome:
+    def _dead(self, run: Run, cause: str, *, counted: bool = True) -> Outcome:
         assert run.error is not None
         self._journal.dead(run, cause)
-        return self._outcome_of(run, Kind.DEAD, 0, self._row(run, cause=cause, error=error_of(run.error, cause)))
+        row = self._row(run, counted=counted, cause=cause, error=error_of(run.error, cause), tell=run.job.tells)
+        return self._outcome_of(run, Kind.DEAD, 0 if counted else NOT_COUNTED, row)
 
     def _discarded(self, run: Run, cause: str) -> Outcome:
         self._journal.discarded(run, cause)
@@ -223,10 +222,10 @@ class Execution:
         row = self._row(run, cause=cause, error=error_of(run.error, cause), labels=labels_of(run.entry.options))
         return self._outcome_of(run, kind, self._keep(run), row)
 
-    def _row(self, run: Run, **kept: Any) -> bytes:
+    def _row(self, run: Run, *, counted: bool = True, **kept: Any) -> bytes:
         return run_row(
             run.entry,
-            attempt=run.attempt,
+            attempt=run.attempt if counted else run.entry.attempt,
             max_attempts=run.max_attempts,
             worker=self._worker,
             started_at=run.started_at,

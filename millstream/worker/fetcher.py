@@ -14,9 +14,12 @@ from redis import exceptions
 from millstream.protocol import transitions
 from millstream.protocol.call import Call
 from millstream.protocol.connection import AccessDenied, explained
+from millstream.protocol.envelope import Entry
 from millstream.protocol.errors import MillstreamError, Unavailable
 from millstream.protocol.keys import GROUP
 from millstream.protocol.link import Link, NoGroup
+from millstream.protocol.policy import crash_limit
+from millstream.protocol.registry import Job
 from millstream.protocol.scoreboard import Record, Word
 from millstream.protocol.transitions import Fetched, Outcome, Verdict
 from millstream.worker.pace import Pace
@@ -129,9 +132,11 @@ class Fetcher:
         if refs:
             self._run([transitions.give_back(self._keys[queue], self._spec.consumer, refs)])
 
-    def mark(self, queue: int, job_id: str, ref: str) -> bool:
+    def mark(self, queue: int, entry: Entry, job: Job[..., Any]) -> bool:
         """Note that a recovered job really starts. Raises :class:`Unavailable`."""
-        return bool(self._run([transitions.mark(self._keys[queue], job_id, ref, self._spec.consumer)])[0])
+        keys, limit = self._keys[queue], crash_limit(job.retry)
+        call = transitions.mark(keys, entry.id, entry.ref, self._spec.consumer, crash_limit=limit, tell=job.tells)
+        return bool(self._run([call])[0])
 
     def doubt(self) -> None:
         """Read what we hold before anything new: some of it may have been taken from us."""

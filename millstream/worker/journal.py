@@ -47,6 +47,10 @@ class Journal:
         """It runs again *delay* seconds later."""
         log.warning("job.failed", **_facts(run), **_error(run, cause), retry_in=round(delay, 3))
 
+    def backoff_failed(self, run: Run, problem: str) -> None:
+        """Its policy could not say when it runs again."""
+        log.error("job.backoff_failed", **_facts(run), error=problem[:ERROR_LIMIT])
+
     def dead(self, run: Run, cause: str) -> None:
         """It does not run again."""
         log.error("job.dead", **_facts(run), **_error(run, cause))

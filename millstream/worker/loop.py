@@ -14,12 +14,14 @@ import structlog
 from millstream.protocol.app import Millstream
 from millstream.protocol.envelope import Entry, Malformed, TooNew, parse_entry
 from millstream.protocol.errors import MillstreamError
-from millstream.protocol.policy import LONGEST
+from millstream.protocol.fate import attempts_of, fates_of_kills
+from millstream.protocol.policy import LONGEST, crash_limit
 from millstream.protocol.registry import DEFAULT_TIMEOUT, Job
 from millstream.protocol.scoreboard import Record, Word
 from millstream.protocol.signing import BadSignature
 from millstream.protocol.transitions import Outcome
-from millstream.worker.execution import Execution, Run, attempts_of
+from millstream.worker import on_dead
+from millstream.worker.execution import Execution, Run
 from millstream.worker.fetcher import Delivery, Fetcher
 from millstream.worker.outbox import Outbox
 from millstream.worker.refusals import forged, malformed, unknown_job
@@ -32,6 +34,13 @@ log = structlog.get_logger("millstream.worker")
 
 RSS_INTERVAL = 1.0
 """Seconds between two looks at our own memory."""
+
+
+FORESEEN_LIMIT = 1000
+"""Jobs with different counters of which is remembered what a kill makes of them: anybody may send any counters."""
+
+Foresight = tuple[str, int, int, int, int]
+"""What decides it: the job's name, its attempts, timeouts and memory kills so far, and how many attempts it has."""
 
 
 @dataclass(slots=True)
@@ -66,7 +75,8 @@ class Worker:
         self._batch = 0
         self._born = time.monotonic()
         self._rss_checked = 0.0
-        self._retry_delays: dict[tuple[str, int], int] = {}
+        self._foreseen: dict[Foresight, tuple[int, ...]] = {}
+        self._foresight: Foresight | None = None
         self._jitter = random.uniform(0.9, 1.0)
         self._outage = False
 
@@ -121,18 +131,22 @@ class Worker:
         try:
             entry = parse_entry(letter, entry_id, fields, self._spec.queues[queue], self._keyring)
         except (Malformed, TooNew, BadSignature) as error:
-            batch.next += 1
-            self._post(self._refuse(batch, fields, error))
-            return True
-        job = self._app.registry.get(entry.name)
+            notice = on_dead.unsigned_notice(letter, entry_id, fields, self._spec.queues[queue], error)
+            if notice is None:
+                batch.next += 1
+                self._post(self._refuse(batch, fields, error))
+                return True
+            entry = notice
+        job = self._app.registry.get(entry.name) or on_dead.job_of(entry, self._app)
         if job is None:
             batch.next += 1
-            self._post(unknown_job(entry, self._spec.worker, self._server_time(batch)))
+            tell = bool(self._app.dead_hooks)
+            self._post(unknown_job(entry, self._spec.worker, self._server_time(batch), tell=tell))
             return True
-        if entry.alone and not self._fetcher.mark(queue, entry.id, entry.ref):
+        if entry.alone and not self._fetcher.mark(queue, entry, job):
             batch.next += 1
             return True
-        run = Run(self._run + 1, entry, job, self._server_time(batch), attempts_of(job, entry))
+        run = Run(self._run + 1, entry, job, self._server_time(batch), attempts_of(job.retry[0], entry))
         self._announce(run, batch)
         if self._words[Word.REVOKED] == batch.number:
             self._words[Word.RUN] = 0
@@ -156,7 +170,7 @@ class Worker:
         words[Word.ATTEMPT] = entry.attempt
         words[Word.MAX_ATTEMPTS] = run.max_attempts
         words[Word.CRASHES] = entry.crashes
-        words[Word.RETRY_DELAY] = self._retry_delay(job, run.attempt)
+        self._foresee(run)
         words[Word.RUN_STARTED_AT] = run.started_at
         words[Word.RUN_TOKEN] = entry.run
         self._run = run.number
@@ -194,18 +208,27 @@ class Worker:
         started_at = self._server_time(batch)
         if isinstance(error, TooNew):
             entry = Entry(ref, fields[1].decode(), "", "", [], {}, "normal", started_at)
-            return unknown_job(entry, self._spec.worker, started_at, str(error))
+            tell = bool(self._app.dead_hooks)
+            return unknown_job(entry, self._spec.worker, started_at, str(error), tell=tell)
         refuse = forged if isinstance(error, BadSignature) else malformed
         return refuse(ref, fields, str(error), self._spec.worker, started_at)
 
-    def _retry_delay(self, job: Job[..., object], attempt: int) -> int:
-        """Milliseconds until the next run, should this one be killed: worked out once per job and attempt."""
-        found = self._retry_delays.get((job.name, attempt))
+    def _foresee(self, run: Run) -> None:
+        """Say what becomes of the job, should this run be killed: worked out once per job and counters."""
+        entry = run.entry
+        sight = (entry.name, entry.attempt, entry.timeouts, entry.memory, run.max_attempts)
+        if sight == self._foresight:
+            return  # as it stands there from the run before
+        found = self._foreseen.get(sight)
         if found is None:
-            found = self._retry_delays[job.name, attempt] = int(
-                min(job.retry[0].nominal_delay(attempt), LONGEST) * 1000
-            )
-        return found
+            if len(self._foreseen) >= FORESEEN_LIMIT:
+                self._foreseen.clear()
+            timeout, memory = fates_of_kills(run.job.retry, entry)
+            found = (timeout.pack(), memory.pack(), crash_limit(run.job.retry) or 0, int(run.job.tells))
+            self._foreseen[sight] = found
+        words = self._words
+        words[Word.IF_TIMEOUT], words[Word.IF_MEMORY], words[Word.CRASH_LIMIT], words[Word.TELLS] = found
+        self._foresight = sight
 
     def _time_limit(self, job: Job[..., object]) -> float:
         """Seconds of the soft limit; 0 for none. The job's own wins over its group's."""

@@ -93,6 +93,8 @@ OUTCOMES: dict[str, str] = {
     Kind.DEAD: "dead",
     Kind.CRASHED: "dead",
     Kind.RETRY: "retried",
+    Kind.TIMEOUT: "retried",
+    Kind.MEMORY: "retried",
     Kind.CRASH: "retried",
     Kind.RELEASE: "released",
     Kind.UNKNOWN: "released",

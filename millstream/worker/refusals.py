@@ -14,6 +14,7 @@ from millstream.protocol.errors import InvalidJob
 from millstream.protocol.ids import new_id
 from millstream.protocol.keys import checked_id
 from millstream.protocol.transitions import Kind, Outcome
+from millstream.worker.rows import told
 
 log = structlog.get_logger("millstream.worker")
 
@@ -36,8 +37,11 @@ _said: set[str] = set()
 """Names that were said to be unknown: each job of them comes back every few seconds."""
 
 
-def unknown_job(entry: Entry, worker: str, started_at: int, reason: str = "") -> Outcome:
-    """Give back a job whose name (or envelope version) this worker does not know; dead after the grace."""
+def unknown_job(entry: Entry, worker: str, started_at: int, reason: str = "", *, tell: bool = False) -> Outcome:
+    """Give back a job whose name (or envelope version) this worker does not know; dead after the grace.
+
+    *tell*: the application wants to be told of every job that is dead.
+    """
     message = reason or f"no job {entry.name!r} is registered in this application"
     log.log(
         logging.DEBUG if entry.name in _said else logging.WARNING,
@@ -63,7 +67,7 @@ def unknown_job(entry: Entry, worker: str, started_at: int, reason: str = "") ->
         "c": "unknown_job",
         "e": {"type": "UnknownJob", "message": message, "cause": "unknown_job"},
     }
-    return Outcome(entry.ref, entry.id, Kind.UNKNOWN, UNKNOWN_DELAY, orjson.dumps(row))
+    return Outcome(entry.ref, entry.id, Kind.UNKNOWN, UNKNOWN_DELAY, told(row) if tell else orjson.dumps(row))
 
 
 def malformed(ref: str, fields: list[bytes], reason: str, worker: str, started_at: int) -> Outcome:

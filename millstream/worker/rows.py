@@ -37,10 +37,12 @@ def run_row(
     error: dict[str, Any] | None = None,
     labels: dict[str, Any] | None = None,
     not_kept: bool = False,
+    tell: bool = False,
 ) -> bytes:
     """Encode the row of one run. ``started_at`` in ms, durations in seconds; ``result`` is JSON already.
 
-    ``labels`` are tags and metadata, for where the envelope is not kept; ``not_kept`` says that a result was not to be.
+    ``labels`` are tags and metadata, for where the envelope is not kept; ``not_kept`` says that a result was not to be;
+    ``tell``, of a death, that the application wants to be told of it.
     """
     row: dict[str, Any] = {
         "n": entry.name,
@@ -68,7 +70,12 @@ def run_row(
         row["o"] = labels
     if not_kept:
         row["z"] = 1
-    return orjson.dumps(row)
+    return told(row) if tell else orjson.dumps(row)
+
+
+def told(row: dict[str, Any]) -> bytes:
+    """The row of a run whose application wants to be told that it made the job dead: scripts look for this end."""
+    return orjson.dumps({**row, "h": 1})
 
 
 def error_of(error: BaseException, cause: str = "error") -> dict[str, Any]:

@@ -46,10 +46,11 @@ PLAIN: list[tuple[object, str]] = [
 ]
 
 TABLES: list[tuple[str, type[BaseModel], set[str]]] = [
-    ("Top level", models.Settings, {"workers", "supervisor", "web"}),
+    ("Top level", models.Settings, {"workers", "supervisor", "web", "dead"}),
     ("`[workers.NAME]`", models.Group, {"name", "weights"}),
     ("`[supervisor]`", models.SupervisorSettings, set()),
     ("`[web]`", models.Web, set()),
+    ("`[dead]`", models.DeadLetters, set()),
 ]
 
 

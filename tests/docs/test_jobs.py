@@ -13,6 +13,10 @@ import pytest
 
 import millstream
 from millstream import Attempt, CurrentJob, Handle, Job, JobError, JobInfo, Millstream, Retry
+from millstream.protocol.envelope import Entry
+from millstream.protocol.fate import fate_of, fates_of_kills
+from millstream.protocol.policy import BACKOFFS, crash_limit
+from millstream.protocol.transitions import Kind
 from millstream.worker import reporting
 from millstream.worker.context import set_current_run
 from tests.docs.documents import DOCS, blocks, code, rows, sections
@@ -41,7 +45,39 @@ def default(cell: str) -> object:
     ("section", "function"), [("The application", Millstream), ("`@app.job`", Millstream.job), ("`Retry`", Retry)]
 )
 def test_options_and_defaults(section: str, function: Callable[..., Any]) -> None:
-    assert {code(row[0])[0]: default(row[1]) for row in rows(SECTIONS[section])} == parameters(function)
+    assert {code(row[0])[0]: default(row[1]) for row in _options(section)} == parameters(function)
+
+
+def _options(section: str) -> list[list[str]]:
+    """The rows of the first table of a section."""
+    text, _, _ = SECTIONS[section].partition("\nDelays after")
+    return rows(text)
+
+
+def test_delays_of_every_backoff() -> None:
+    shown = {default(row[0]): [float(part) for part in row[1].split(", ")] for row in _delays()}
+    assert shown == {
+        name: [Retry(backoff=name).nominal_delay(attempt) for attempt in (1, 2, 3)]  # type: ignore[arg-type]
+        for name in BACKOFFS
+    }
+
+
+def _delays() -> list[list[str]]:
+    return rows(SECTIONS["`Retry`"].partition("\nDelays after")[2])
+
+
+def test_the_examples_of_policies() -> None:
+    scope: dict[str, Any] = {}
+    for title in ("Different exceptions", "Budgets by cause"):
+        exec(blocks(SECTIONS[title], "python")[0].text, scope)
+    entry = Entry("n1-0", "j", "notify", "default", [], {}, "normal", 0, attempt=1)
+    rules = scope["notify"].retry
+    assert fate_of(rules, entry, scope["Refused"](), "error").kind is Kind.DISCARDED
+    refused = fate_of(rules, entry, ConnectionRefusedError(), "error")
+    assert (refused.kind, refused.delay) == (Kind.RETRY, 60.0)
+    assert fate_of(rules, entry, ValueError(), "error").kind is Kind.DEAD
+    timeout, memory = fates_of_kills(scope["simulate"].retry, entry)
+    assert (timeout.kind, memory.kind, crash_limit(scope["simulate"].retry)) == (Kind.TIMEOUT, Kind.DEAD, 2)
 
 
 def test_options_of_using() -> None:

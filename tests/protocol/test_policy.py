@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -82,6 +83,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"delay": -1}, "delay -1 is not valid: use seconds (0 or more) or a timedelta"),
     ({"delay": "1"}, "delay '1' is not valid: use seconds (0 or more) or a timedelta"),
     ({"max_delay": float("nan")}, "max_delay nan is not valid: use seconds (0 or more) or a timedelta"),
+    ({"factor": float("nan")}, "factor nan is not valid: use a number of 0 or more"),
+    ({"backoff": 5}, "backoff 5 is not valid: use a name, a list of delays or a function"),
+    ({"backoff": [1, "2"]}, "backoff: delay '2' is not valid: use seconds (0 or more) or a timedelta"),
+    ({"crashes": 0}, "retry: crashes 0 is not valid: use 1 to be dead with the first, or None"),
+    ({"timeouts": True}, "retry: timeouts True is not valid: use 1 to be dead with the first, or None"),
+    ({"memory": 2**31}, "retry: memory 2147483648 is not valid: use 1 to be dead with the first, or None"),
 ]
 
 
@@ -90,6 +97,52 @@ def test_what_is_no_policy(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidJob) as caught:
         Retry(**options)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("retry", ["3", [3], [Retry(), None], {"attempts": 3}])
+def test_what_is_no_list_of_policies(retry: Any) -> None:
+    with pytest.raises(InvalidJob, match="retry"):
+        policies(retry)
+
+
+def leave(attempt: int, error: BaseException) -> float:
+    raise SystemExit(3)
+
+
+NONSENSE: list[tuple[Any, str]] = [
+    (lambda attempt, error: None, "InvalidJob: it returned None, not seconds or a timedelta"),
+    (lambda attempt, error: "5", "InvalidJob: it returned '5', not seconds or a timedelta"),
+    (lambda attempt, error: float("nan"), "InvalidJob: it returned nan, not seconds or a timedelta"),
+    (lambda attempt, error: True, "InvalidJob: it returned True, not seconds or a timedelta"),
+    (lambda attempt, error: 1 / 0, "ZeroDivisionError: division by zero"),
+    (lambda attempt: 1, "TypeError: <lambda>() takes 1 positional argument but 2 were given"),
+    (leave, "SystemExit: 3"),
+]
+
+
+@pytest.mark.parametrize(("function", "problem"), NONSENSE, ids=[problem for _, problem in NONSENSE])
+def test_a_function_that_fails_costs_no_retry(function: Any, problem: str) -> None:
+    """The wait is the exponential one instead, and what was wrong is told."""
+    waited, told = Retry(backoff=function, delay=3).wait_after(2, ValueError())
+    assert waited == 6
+    assert told.startswith("the backoff function failed: ")
+    assert told.endswith(problem) or problem in told
+
+
+def test_what_a_function_may_return() -> None:
+    returned: list[tuple[Any, float]] = [(2, 2.0), (timedelta(minutes=1), 60.0), (-1, 0.0), (float("inf"), 3600.0)]
+    for value, expected in returned:
+        assert Retry(backoff=partial(_return, value)).wait_after(1, ValueError()) == (expected, "")
+
+
+def _return(value: Any, attempt: int, error: BaseException) -> Any:
+    return value
+
+
+def test_no_factor_is_too_large() -> None:
+    for backoff in ("exponential", "polynomial"):
+        assert Retry(backoff=backoff, factor=1e300, max_delay=100).nominal_delay(50) == 100
+        assert Retry(backoff=backoff, factor=1e300, delay=0).nominal_delay(50) == 0
 
 
 def test_durations() -> None:

@@ -19,6 +19,8 @@ KINDS = {
     Kind.DEAD: (0, "dead", None, "1", "0"),
     Kind.CRASHED: (0, "dead", None, "0", "1"),
     Kind.RETRY: (60_000, "retrying", "due", "1", "0"),
+    Kind.TIMEOUT: (60_000, "retrying", "due", "0", "0"),
+    Kind.MEMORY: (60_000, "retrying", "due", "0", "0"),
     Kind.CRASH: (60_000, "retrying", "due", "0", "1"),
     Kind.RELEASE: (60_000, "scheduled", "due", "0", "0"),
     Kind.UNKNOWN: (60_000, "scheduled", "due", "0", "0"),
@@ -41,7 +43,8 @@ def test_every_kind_of_end(rig: Rig, kind: Kind) -> None:
     else:
         assert 0 < rig.ttl() <= (7 * 86_400_000 if state == "dead" else 60_000)
         assert rig.link.execute("LRANGE", rig.keys.history, 0, -1) == [b"j"]
-    counted = "dead" if state == "dead" else str(kind)
+    named = {Kind.CRASHED: "dead", Kind.TIMEOUT: "retry", Kind.MEMORY: "retry"}
+    counted = named.get(kind, str(kind))
     assert rig.counters() == {counted: 1}
 
 

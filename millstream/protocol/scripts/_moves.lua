@@ -1,12 +1,15 @@
 -- Included after _keys.lua and _holds.lua: the moves of one job that several transitions share.
--- A job here is a table {id, env, band, run, attempt, crashes, alone}; `cancelled` is set where it has ended instead of
--- being moved. Each move writes the new place first; the caller removes the old one last, so that an error in between
+-- A job here is a table {id, env, band, run, attempt, crashes, alone}, maybe with {timeouts, memory}: runs that were
+-- counted apart. `cancelled` is set where it has ended instead of being moved.
+-- Each move writes the new place first; the caller removes the old one last, so that an error in between
 -- leaves the job where it was.
-local DEAD_TTL = 7 * 24 * 3600 * 1000
+local DEAD_TTL = 7 * 24 * 3600 * 1000 -- where maintenance has not said otherwise
 local CANCELLED_TTL = 24 * 3600 * 1000
 local DEAD_CAP = 10000
+local DEAD_STEP = 100 -- old ones that one burial deletes at most: should the cap have been lowered
 local HISTORY_CAP = 1000
 local TRIES_CAP = 262144
+local APART = {'timeouts', 'memory'} -- counters that few jobs have: absent for 0
 
 local function letter_of(band) return string.sub(band, 1, 1) end
 
@@ -31,6 +34,7 @@ local function job_at(ref)
   local fields, job = found[2], {}
   for i = 1, #fields, 2 do job[fields[i]] = fields[i + 1] end
   job.run, job.attempt, job.crashes = counter(job.run, 1), counter(job.attempt, 0), counter(job.crashes, 0)
+  for _, name in ipairs(APART) do job[name] = counter(job[name], 0) end
   return job
 end
 
@@ -70,6 +74,12 @@ local function place(job, letter)
       entry[#entry + 1] = name
       entry[#entry + 1] = job[name]
     end
+    for _, name in ipairs(APART) do
+      if (job[name] or 0) > 0 then
+        entry[#entry + 1] = name
+        entry[#entry + 1] = job[name]
+      end
+    end
     if job.alone then
       entry[#entry + 1] = 'alone'
       entry[#entry + 1] = 1
@@ -84,7 +94,7 @@ local function place(job, letter)
     ref = letter .. redis.call('XADD', streams[letter], '*', unpack(entry))
   end
   redis.call('HSET', records .. job.id, 'state', 'queued', 'entry', ref)
-  redis.call('HDEL', records .. job.id, 'env', 'band', 'run', 'attempt', 'crashes', 'due')
+  redis.call('HDEL', records .. job.id, 'env', 'band', 'run', 'attempt', 'crashes', 'due', unpack(APART))
   redis.call('PERSIST', records .. job.id)
 end
 
@@ -94,6 +104,9 @@ local function postpone(job, state, delay)
   local at = now + delay
   redis.call('HSET', records .. job.id, 'state', state, 'env', job.env, 'band', job.band or band_of(job.env),
     'run', job.run, 'attempt', job.attempt, 'crashes', job.crashes, 'due', at)
+  for _, name in ipairs(APART) do
+    if (job[name] or 0) > 0 then redis.call('HSET', records .. job.id, name, job[name]) end
+  end
   redis.call('HDEL', records .. job.id, 'entry')
   redis.call('PERSIST', records .. job.id)
   redis.call('ZADD', due, at, job.id)
@@ -134,9 +147,10 @@ local function bury(job, ref, row)
     'crashes', job.crashes)
   if job.env then redis.call('HSET', record, 'env', job.env, 'band', job.band or band_of(job.env)) end
   redis.call('HDEL', record, 'cancel')
-  redis.call('PEXPIRE', record, DEAD_TTL)
+  local limits = redis.call('HMGET', meta, 'dead_ttl', 'dead_cap')
+  redis.call('PEXPIRE', record, tonumber(limits[1]) or DEAD_TTL)
   redis.call('ZADD', dead, now, job.id)
-  while redis.call('ZCARD', dead) > DEAD_CAP do
+  for _ = 1, math.min(DEAD_STEP, redis.call('ZCARD', dead) - (tonumber(limits[2]) or DEAD_CAP)) do
     local oldest = records .. redis.call('ZPOPMIN', dead)[1]
     if redis.call('HGET', oldest, 'state') == 'dead' then redis.call('DEL', oldest) end
   end

@@ -33,7 +33,7 @@ local function retry(id)
   place({id = id, env = fields[2], band = band, run = (tonumber(fields[4]) or 1) + 1, attempt = 0, crashes = 0},
     letter_of(band))
   note_enqueued('retry', fields[2])
-  redis.call('HDEL', record, 'out', 'started', 'unknown', 'settled')
+  redis.call('HDEL', record, 'out', 'started', 'unknown', 'settled', 'limit', 'tell')
   redis.call('ZREM', dead, id)
   return 1
 end

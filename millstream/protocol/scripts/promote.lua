@@ -9,11 +9,12 @@
 local promoted, broken = 0, 0
 
 local function promote(id)
-  local fields = redis.call('HMGET', records .. id, 'env', 'band', 'run', 'attempt', 'crashes', 'state')
+  local fields = redis.call('HMGET', records .. id, 'env', 'band', 'run', 'attempt', 'crashes', 'state', unpack(APART))
   if not fields[1] or fields[6] ~= 'scheduled' and fields[6] ~= 'retrying' then return end -- it waits no more
   local crashes = counter(fields[5], 0)
   local job = {id = id, env = fields[1], band = fields[2] or band_of(fields[1]), run = counter(fields[3], 1),
-    attempt = counter(fields[4], 0), crashes = crashes, alone = crashes > 0}
+    attempt = counter(fields[4], 0), crashes = crashes, alone = crashes > 0,
+    timeouts = counter(fields[7], 0), memory = counter(fields[8], 0)}
   place(job, crashes > 0 and 'a' or streams[letter_of(job.band)] and letter_of(job.band) or 'n')
   promoted = promoted + 1
 end

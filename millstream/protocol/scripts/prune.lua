@@ -30,5 +30,4 @@ end
 for _, instance in ipairs(redis.call('HKEYS', owners)) do
   if not busy[instance] and not alive[instance] then redis.call('HDEL', owners, instance) end
 end
-redis.call('ZREMRANGEBYSCORE', dead, '-inf', now - 7 * 24 * 3600 * 1000) -- their records have expired
 return deleted

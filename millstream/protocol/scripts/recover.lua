@@ -6,7 +6,7 @@
 -- KEYS: as in _keys.lua
 -- ARGV: 1 letter of the stream, 2 cursor ("-" at first), 3 how many to look at, 4 lease in ms of an unknown owner,
 --       5 instance that is known to be gone ("" for none: its entries need not wait), 6 crashes before a job is
---       dead, 7 delay in ms after its second crash, 8 row of the dead letter, 9 server time in ms after which this
+--       dead that has no limit of its own, 7 delay in ms after its second crash, 8 row of the dead letter, 9 server time in ms after which this
 --       call must do nothing: it was held up, and owners could not renew meanwhile; 10 only the gone instance (1)
 -- Returns {next cursor ("" at the end), how many were recovered, how many became dead, {how each run that counted
 -- ended (crashed: dead; crash: it runs again; cancelled), name of its job, id of the job, number of the run, ...}}.
@@ -14,6 +14,7 @@
 -- include: _holds.lua
 -- include: _moves.lua
 -- include: _enqueued.lua
+-- include: _on_dead.lua
 if now > tonumber(ARGV[9]) then return {'', 0, 0, {}} end
 local letter, cursor, count = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local stream, recovered, died, ended = streams[letter], 0, 0, {}
@@ -35,11 +36,12 @@ end
 
 local function requeue(ref, job)
   job.run, job.alone = job.run + 1, true
-  if redis.call('HGET', records .. job.id, 'started') ~= ref then return place(job, 'a') end
+  local marked = redis.call('HMGET', records .. job.id, 'started', 'limit', 'tell')
+  if marked[1] ~= ref then return place(job, 'a') end
   job.crashes = job.crashes + 1
-  if job.crashes >= tonumber(ARGV[6]) then
+  if job.crashes >= tonumber(marked[2] or ARGV[6]) then
     died = died + 1
-    bury(job, ref, ARGV[8])
+    die(job, ref, ARGV[8], marked[3])
     return counted('crashed', job)
   end
   if job.crashes == 1 then

@@ -9,9 +9,12 @@
 --   expired    TTL in ms         likewise
 --   completed+, discarded+, cancelled+, expired+: the same, and what the job holds (see _holds.lua) is freed
 --   dead       0                 dead letter with the row; 1 where the entry is no job: then no payload is kept;
---                                2 where it was refused: the payload and the counters are kept as they are
+--                                2 where it was refused: the payload and the counters are kept as they are;
+--                                3 where the run was no attempt, but counted apart
 --   crashed    -                 dead letter with the row, one crash more
 --   retry      delay in ms       due again, one attempt more
+--   timeout    delay in ms       due again, one timeout more (counted apart from attempts)
+--   memory     delay in ms       due again, one kill for its memory more (likewise)
 --   crash      delay in ms       due again (`again` where 0, alone), one crash more
 --   release    delay in ms       due again (`again` where 0), uncounted
 --   unknown    delay in ms       due again, uncounted; dead with the row once the grace is over
@@ -24,7 +27,9 @@
 -- include: _moves.lua
 -- include: _enqueued.lua
 -- include: _finished.lua
+-- include: _on_dead.lua
 local consumer, grace = ARGV[1], tonumber(ARGV[2])
+local AGAIN = {retry = 'attempt', timeout = 'timeouts', memory = 'memory'} -- and what counts such runs
 local TERMINAL = {}
 for _, state in ipairs({'completed', 'discarded', 'cancelled', 'expired'}) do
   TERMINAL[state], TERMINAL[state .. '+'] = state, state
@@ -54,21 +59,22 @@ local function move(ref, id, kind, number, row)
     elseif number == 0 then
       job.attempt = job.attempt + 1
     end
-    return bury(job, ref, row)
+    return die(job, ref, row)
   elseif kind == 'crashed' then
     job.crashes = job.crashes + 1
-    return bury(job, ref, row)
+    return die(job, ref, row)
   end
   -- The last few, because a replay may come after the next delivery has been settled too.
   local before = string.match(redis.call('HGET', records .. id, 'settled') or '', '^%S+ ?%S*')
   redis.call('HSET', records .. id, 'settled', before and ref .. ' ' .. before or ref)
   if kind ~= 'unknown' then redis.call('HDEL', records .. id, 'unknown') end
   job.run = job.run + 1
-  if kind == 'retry' then
+  if AGAIN[kind] then
     remember(id, row)
-    job.attempt = job.attempt + 1
+    job[AGAIN[kind]] = job[AGAIN[kind]] + 1
     postpone(job, 'retrying', number)
-    return note_retry(job)
+    note_retry(job)
+    return 'retry'
   elseif kind == 'crash' then
     remember(id, row)
     job.crashes, job.alone = job.crashes + 1, true
@@ -80,7 +86,7 @@ local function move(ref, id, kind, number, row)
     return place(job, 'a')
   elseif kind == 'unknown' then
     redis.call('HSETNX', records .. id, 'unknown', now)
-    if now - tonumber(redis.call('HGET', records .. id, 'unknown')) >= grace then return bury(job, ref, row) end
+    if now - tonumber(redis.call('HGET', records .. id, 'unknown')) >= grace then return die(job, ref, row) end
     return postpone(job, 'scheduled', number)
   end
   error('unknown kind ' .. kind)
@@ -125,7 +131,7 @@ for i = 3, #ARGV, 5 do
   else
     local ok, result = pcall(move, ref, id, kind, tonumber(number) or 0, row)
     if ok then
-      if kind == 'crashed' or kind == 'dead' and number == '0' then note_finished(id, row) end
+      if kind == 'crashed' or kind == 'dead' and (number == '0' or number == '3') then note_finished(id, row) end
       kind = result or kind
     else
       code = type(result) == 'table' and result.err or tostring(result)

@@ -110,6 +110,11 @@ class Session:
         """The queue of this name. Raises :class:`UnknownQueue`, :class:`Unavailable`."""
         return self.queues(name)[0]
 
+    def server_time(self) -> int:
+        """The server's clock in milliseconds. Raises :class:`Unavailable`."""
+        seconds, micros = self.client.execute("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
     def find_job(self, job_id: str, queue: str | None) -> tuple[QueueKeys, JobInfo]:
         """The job of this id, wherever it is. Raises :class:`JobNotFound`, :class:`Unavailable`."""
         from millstream.protocol.listing import find_job

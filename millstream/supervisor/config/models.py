@@ -73,6 +73,13 @@ class SupervisorSettings(Section):
     restart_period: PositiveSeconds = 60.0
 
 
+class DeadLetters(Section):
+    """How long dead jobs are kept (seconds), and how many of a queue."""
+
+    ttl: PositiveSeconds = 604800.0
+    cap: Count = 10_000
+
+
 class Web(Section):
     """Where metrics and health checks are served, and what they judge. Durations are seconds."""
 
@@ -93,6 +100,7 @@ class Settings(Section):
     workers: dict[str, Group]
     supervisor: SupervisorSettings = SupervisorSettings()
     web: Web = Web()
+    dead: DeadLetters = DeadLetters()
     _location: Location = PrivateAttr()
     _layers: Layers = PrivateAttr()
 

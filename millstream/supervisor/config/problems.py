@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from millstream.protocol.scoreboard import MAX_GROUPS
 from millstream.supervisor.config.layers import Key, Layers
-from millstream.supervisor.config.models import Group, Settings, SupervisorSettings, Web
+from millstream.supervisor.config.models import DeadLetters, Group, Section, Settings, SupervisorSettings, Web
 from millstream.supervisor.redaction import is_secret
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ def _known(table: Key) -> list[str]:
         return list(Settings.model_fields)
     if table[0] == "workers":
         return [name for name in Group.model_fields if name not in ("name", "weights")]
-    return list((SupervisorSettings if table[0] == "supervisor" else Web).model_fields)
+    tables: dict[str, type[Section]] = {"supervisor": SupervisorSettings, "dead": DeadLetters}
+    return list(tables.get(table[0], Web).model_fields)
 
 
 def cross_checks(settings: Settings, layers: Layers) -> list[str]:

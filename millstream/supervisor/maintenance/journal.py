@@ -33,10 +33,12 @@ def tell_of_death(record: Record, group: GroupPlan, ending: Ending, outcome: Out
     facts = {**run_facts(record, group), "cause": ending.cause, "signal": ending.signal, "exit_code": ending.exit_code}
     if outcome is None:
         log.info("job.released", **facts)
-    elif outcome.kind in (Kind.RETRY, Kind.CRASH):
+    elif outcome.kind in (Kind.RETRY, Kind.TIMEOUT, Kind.MEMORY, Kind.CRASH):
         log.warning("job.failed", **facts, retry_in=outcome.number / 1000)
     elif outcome.kind == Kind.CANCELLED:
         log.info("job.cancelled", **facts)
+    elif outcome.kind == Kind.DISCARDED:
+        log.info("job.discarded", **facts)
     else:
         log.error("job.dead", **facts)
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import orjson
 
+from millstream.protocol.fate import Fate
 from millstream.protocol.scoreboard import Cause, Record, Word
-from millstream.protocol.transitions import Kind, Outcome
+from millstream.protocol.transitions import NOT_COUNTED, Kind, Outcome
 from millstream.supervisor.endings import Ending, describe
 from millstream.supervisor.plan import GroupPlan, Plan
+from millstream.worker.rows import told
 
-CANCELLED_TTL = 86_400_000
-"""Milliseconds for which the record of a cancelled job is kept."""
+ENDED_TTL = 86_400_000
+"""Milliseconds for which the record of a job is kept that was cancelled, or discarded, by killing its worker."""
 
 OUR_THREAD = "/millstream/worker/reporting.py"
 """What shows in a dump that a thread is the worker's own: it sends what the handler reports."""
@@ -32,35 +33,41 @@ def outcome_of_death(record: Record, group: GroupPlan, plan: Plan) -> Outcome | 
             return None
         case Cause.CANCELLED:
             row = _row(record, group, plan, ending, "cancelled", counted=1)
-            return Outcome(ref, job_id, Kind.CANCELLED, CANCELLED_TTL, row, holds=True)  # it may: we do not know
-        case Cause.TIMEOUT | Cause.MEMORY:
-            return _counted(record, group, plan, ending, ref)
+            return Outcome(ref, job_id, Kind.CANCELLED, ENDED_TTL, row, holds=True)  # it may: we do not know
+        case Cause.TIMEOUT:
+            return _killed(record, group, plan, ending, ref, Fate.unpack(words[Word.IF_TIMEOUT]))
+        case Cause.MEMORY:
+            return _killed(record, group, plan, ending, ref, Fate.unpack(words[Word.IF_MEMORY]))
         case _:
             return _crashed(record, group, plan, ending, ref)
 
 
-def _counted(record: Record, group: GroupPlan, plan: Plan, ending: Ending, ref: str) -> Outcome:
-    """A timeout is a failure like another: retried by the job's own policy while attempts are left."""
-    words = record.words
-    row = _row(record, group, plan, ending, ending.cause, counted=1)
-    if words[Word.ATTEMPT] + 1 >= words[Word.MAX_ATTEMPTS]:
-        return Outcome(ref, record.job_id, Kind.DEAD, 0, row)
-    delay = int(random.uniform(0, words[Word.RETRY_DELAY]))
-    return Outcome(ref, record.job_id, Kind.RETRY, max(1, delay), row)
+def _killed(record: Record, group: GroupPlan, plan: Plan, ending: Ending, ref: str, fate: Fate) -> Outcome:
+    """A kill for its time or memory is a failure like another: the worker has said what its policies make of it."""
+    dead = fate.kind is Kind.DEAD
+    row = _row(record, group, plan, ending, ending.cause, counted=int(fate.counted), dead=dead)
+    if dead:
+        return Outcome(ref, record.job_id, fate.kind, 0 if fate.counted else NOT_COUNTED, row)
+    if fate.kind is Kind.DISCARDED:
+        return Outcome(ref, record.job_id, fate.kind, ENDED_TTL, row, holds=True)
+    return Outcome(ref, record.job_id, fate.kind, max(1, int(fate.wait() * 1000)), row)
 
 
 def _crashed(record: Record, group: GroupPlan, plan: Plan, ending: Ending, ref: str) -> Outcome:
     """A crash has its own count: again at once, then 10 s later, then 20 s …, then dead."""
     crashes = record.words[Word.CRASHES] + 1
     cause = "exit" if ending.signal is None else ending.cause
-    row = _row(record, group, plan, ending, cause, counted=0)
-    if crashes >= group.crash_limit:
+    dead = crashes >= (record.words[Word.CRASH_LIMIT] or group.crash_limit)
+    row = _row(record, group, plan, ending, cause, counted=0, dead=dead)
+    if dead:
         return Outcome(ref, record.job_id, Kind.CRASHED, 0, row)
     delay = 0 if crashes == 1 else int(group.crash_delay * 1000 * 2 ** (crashes - 2))
     return Outcome(ref, record.job_id, Kind.CRASH, delay, row)
 
 
-def _row(record: Record, group: GroupPlan, plan: Plan, ending: Ending, cause: str, *, counted: int) -> bytes:
+def _row(
+    record: Record, group: GroupPlan, plan: Plan, ending: Ending, cause: str, *, counted: int, dead: bool = False
+) -> bytes:
     words = record.words
     row: dict[str, Any] = {
         "n": record.job_name,
@@ -81,7 +88,7 @@ def _row(record: Record, group: GroupPlan, plan: Plan, ending: Ending, cause: st
             "exit_code": ending.exit_code,
         },
     }
-    return orjson.dumps(row)
+    return told(row) if dead and words[Word.TELLS] else orjson.dumps(row)
 
 
 def _handler_frames(stack: str) -> str:

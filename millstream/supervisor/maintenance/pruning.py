@@ -1,16 +1,20 @@
-"""Pruning: the empty consumers of processes that are gone, and the names of hosts that are gone for long."""
+"""Pruning: the empty consumers of processes that are gone, names of hosts that are gone for long, old dead letters."""
 
 from __future__ import annotations
 
 import orjson
 
 from millstream.protocol import transitions
+from millstream.protocol.dead import dead_prune
 from millstream.protocol.link import Link
 from millstream.protocol.scoreboard import RecordState, Scoreboard, Word
 from millstream.supervisor.plan import Plan
 
 EVERY = 60.0
 """Seconds between two rounds."""
+
+DEAD_STEPS = 10
+"""Steps of dead letters in one round, at most: other duties wait."""
 
 FORGET_HOST = 86400.0
 """Seconds after its last beat at which a host that vanished is taken off the registry."""
@@ -26,6 +30,9 @@ def prune(link: Link, plan: Plan, board: Scoreboard) -> None:
     ]
     for keys in plan.queue_keys:
         link.run(transitions.prune(keys, plan.instance, own, alive))
+        for _ in range(DEAD_STEPS):
+            if not link.run(dead_prune(keys, plan.dead_ttl, plan.dead_cap))[1]:
+                break
 
 
 def _other_instances(link: Link, plan: Plan) -> list[str]:

@@ -17,7 +17,7 @@ from tests.support.waiting import wait_until
 
 
 def counted(mill: Mill, queue: str) -> dict[str | None, Statistics]:
-    with contextlib.closing(Link(as_role(mill.up.redis_url, "operator"))) as link:
+    with contextlib.closing(Link(as_role(str(mill.up.redis_url), "operator"))) as link:
         return {one.job: one for one in read_statistics(link, mill.app.queue_keys(queue), 3600)}
 
 

@@ -165,7 +165,7 @@ def _rows_of(redis: redis_py.Redis, records: list[str]) -> Iterator[dict[str, ob
 
 def test_every_key_is_documented() -> None:
     keys, queue = Keys(), QueueKeys("ms:", "q")
-    names = {*all_keys(queue), keys.queues, keys.hosts, keys.schema}
+    names = {*all_keys(queue), queue.history_of(""), queue.statistics, keys.queues, keys.hosts, keys.schema}
     shown = {re.sub(r"<\w+>", "", name) for name in documented("Keys") if name.startswith("ms:")}
     assert shown == names
 

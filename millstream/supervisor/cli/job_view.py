@@ -26,7 +26,7 @@ def list_options(command: Function) -> Function:
         args_option,
         click.option("--cursor", help="Go on where an earlier list ended."),
         click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many at most."),
-        click.option("--name", "--job", "name", help="Only jobs of this name."),
+        click.option("--name", help="Only jobs of this name."),
         queue_option,
     ):
         command = option(command)

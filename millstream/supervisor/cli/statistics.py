@@ -51,7 +51,7 @@ def _period(ctx: click.Context, param: click.Parameter, value: str | None) -> in
 
 @click.command()
 @click.option("--since", callback=_period, metavar="TIME", help="Only the last so much, as in 15m, 24h or 30d.")
-@click.option("--job", help="Only jobs of this name.")
+@click.option("--job", "--name", "job", help="Only jobs of this name.")
 @queue_option
 @global_options
 @click.pass_obj

@@ -58,9 +58,8 @@ class Statistics:
         book = self._sent(book, link)
         try:
             totals = read_totals(self._ledger)
-            batch = since(totals, book.totals)
-            if batch:
-                book = Book(book.number + 1, totals, batch)
+            if totals != book.totals:
+                book = Book(book.number + 1, totals, since(totals, book.totals))
                 keep(book, self._plan.metrics)
         except (OSError, Unreadable) as error:
             self._fails(error)  # what is not counted now is counted when it can be

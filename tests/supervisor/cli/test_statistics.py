@@ -83,7 +83,7 @@ def test_finished_jobs_of_a_name(cli: Cli, filled: Filled) -> None:
     filled.add(2, name="rare")
     filled.add(3, name="common")
     filled.drain()
-    rows = json.loads(cli("jobs", "list", "--state", "finished", "--job", "rare", "--json")[1])
+    rows = json.loads(cli("jobs", "list", "--state", "finished", "--name", "rare", "--json")[1])
     assert [row["id"] for row in rows] == ["j2", "j1"]
     rows = json.loads(cli("jobs", "list", "--state", "finished", "--json")[1])
     assert [row["id"] for row in rows] == ["j5", "j4", "j3", "j2", "j1"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis as redis_py
 
-from millstream import CurrentJob, Handle, Millstream, State
+from millstream import CurrentJob, Handle, InvalidJob, Millstream, ResultNotKept, State
 from millstream.worker import reporting
 from tests.support.proxy import Proxy
 from tests.support.servers import Kind
@@ -21,7 +21,7 @@ ONE_SERVER = pytest.mark.parametrize("server", [Kind.VALKEY], indirect=True, ids
 APP = """
 import asyncio, ctypes, os, signal, threading, time
 from pathlib import Path
-from millstream import Millstream, Retry, current_job
+from millstream import Discard, Millstream, Retry, current_job
 
 app = Millstream()
 
@@ -81,9 +81,11 @@ def in_a_fork() -> None:
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
 
-@app.job
-def wrong(value: str) -> None:
-    current_job().progress(eval(value))
+@app.job(tags=["own"])
+def labelled(ending: str) -> str:
+    if ending == "discarded":
+        raise Discard("not needed")
+    return ending
 
 @app.job(timeout=8, retry=1)
 def hangs() -> None:
@@ -139,6 +141,7 @@ def test_what_a_caller_sees(
     _a_tight_loop_costs_next_to_nothing(producer("tight", 200_000), redis)
     _a_failed_attempt(producer("second_time"))
     _threads_coroutines_and_forked_processes(up, producer)
+    _labels_outlive_the_end_and_results_do_if_asked(up)
     up.stop()
 
 
@@ -180,6 +183,37 @@ def _threads_coroutines_and_forked_processes(up: Supervised, producer: Callable[
     wait_until(lambda: fork.progress() == (50, "child"), describe=lambda: str(fork.info()))
     (up.folder / "go").touch()
     fork.result(10)
+
+
+def _labels_outlive_the_end_and_results_do_if_asked(up: Supervised) -> None:
+    names: dict[str, Any] = {"__name__": "app_of_the_producer"}
+    exec(APP, names)
+    app, labelled = names["app"], names["labelled"]
+    app.connect_to(up.redis_url, up.prefix)
+    labels = {"tags": ["urgent", "own"], "metadata": {"customer": "acme", "lines": [1, None]}}
+    for ending in ("completed", "discarded"):
+        handle = labelled.using(**labels).enqueue(ending)
+        app.client.wait_for_end(app.queue_keys("default"), handle.id, 20)
+        info = handle.info()
+        assert (info.state, info.args) == (ending, None)
+        assert (info.tags, info.metadata) == (("own", "urgent"), labels["metadata"])
+    plain = labelled.enqueue("x")
+    assert plain.info().tags == ("own",)
+    plain.result(10)
+
+    kept = labelled.using(result_ttl=60).enqueue("kept")
+    assert kept.result(10) == "kept"
+    gone = labelled.using(result_ttl=0).enqueue("gone")
+    with_id = labelled.using(result_ttl=0, id="mine").enqueue("gone")
+    for handle, keep in ((gone, 300), (with_id, 86400), (kept, 300)):
+        if handle is not kept:
+            with pytest.raises(ResultNotKept, match="completed, but its result_ttl is 0: no result is kept") as raised:
+                handle.result(10)
+            assert raised.value.info.result is None
+        assert handle.status() is State.COMPLETED
+        assert keep - 60 < app.client.execute("TTL", app.queue_keys("default").job(handle.id)) <= keep
+    assert not labelled.using(id="mine").enqueue("again").created, "its id is taken as that of any job"
+    app.client.close()
 
 
 @ONE_SERVER
@@ -244,3 +278,26 @@ def test_what_is_one(job: CurrentJob) -> None:
         job.progress(percent)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="the message of progress 5 is not valid: use a text"):
         job.progress(1, 5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tags": "red"}, "tags 'red' are not valid: use a list of texts"),
+        ({"tags": 5}, "tags 5 are not valid: use a list of texts"),
+        ({"tags": ["a", 5]}, "tag 5 is not valid: use 1 to 100 printable characters"),
+        ({"tags": ["x" * 101]}, "is not valid: use 1 to 100 printable characters"),
+        ({"tags": [str(number) for number in range(21)]}, "21 tags are too many: use 20 at most"),
+        ({"metadata": ["a"]}, r"metadata \['a'\] is not valid: use a dict of values by name"),
+        ({"metadata": {"a": {1}}}, r"metadata\['a'\] is not JSON: set has no JSON form"),
+        ({"metadata": {"a": [float("nan")]}}, r"metadata\['a'\]\[0\] is not JSON: nan has no JSON form"),
+        ({"metadata": {1: "a"}}, "metadata is not JSON: the key 1 is not a string"),
+        ({"metadata": {"a": "x" * 5000}}, "metadata is 5,008 bytes, the limit is 4,096"),
+        ({"result_ttl": -1}, "result_ttl -1 is not valid"),
+        ({"result_ttl": "1h"}, "result_ttl '1h' is not valid"),
+    ],
+)
+def test_options_that_are_refused(options: Any, message: str) -> None:
+    job = Millstream(redis_url="unix:///nowhere").job(name="work")(lambda: None)
+    with pytest.raises(InvalidJob, match=message):
+        job.using(**options)

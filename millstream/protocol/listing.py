@@ -36,10 +36,11 @@ MAX_LOOKED_AT = 5000
 
 @dataclass(frozen=True)
 class Page:
-    """Some jobs, and the cursor that continues the list; None at its end."""
+    """Some jobs, the cursor that continues the list (None at its end), and how many jobs were looked at for it."""
 
     jobs: list[JobInfo]
     cursor: str | None
+    looked_at: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ class Wanted:
         if self.finished:
             return [FINISHED]
         return [place for place, states in PLACES.items() if self.states is None or states & set(self.states)]
+
+    @property
+    def selective(self) -> bool:
+        """Whether many of the jobs in a place may be left out."""
+        return self.name is not None
 
     def matches(self, info: JobInfo) -> bool:
         if self.name is not None and info.job != self.name:
@@ -84,7 +90,7 @@ class _Walk:
     def next_step(self, wanted: Wanted, missing: int) -> list[JobInfo]:
         """Read on: up to *missing* jobs, without those that left their place since they were found."""
         place, keys = self.stops[self.stop]
-        count = STEP if wanted.name is not None else min(STEP, missing)
+        count = STEP if wanted.selective else min(STEP, missing)
         look = partial(browse, keys, place, name=wanted.name)
         found = self.runner.run(look(self.position, count))
         infos = [info for info in infos_of(self.runner, keys, found.ids) if info.state in STATES_OF[place]]
@@ -108,20 +114,26 @@ class _Walk:
 
 
 def list_jobs(
-    runner: Runner, queues: Sequence[QueueKeys], wanted: Wanted, *, limit: int = 50, cursor: str | None = None
+    runner: Runner,
+    queues: Sequence[QueueKeys],
+    wanted: Wanted,
+    *,
+    limit: int = 50,
+    cursor: str | None = None,
+    scan: int = MAX_LOOKED_AT,
 ) -> Page:
     """One page of jobs: running ones first, then queued, due, dead and ended ones.
 
-    Ended jobs are those of the queues' bounded histories. Raises :class:`InvalidJob` for a cursor of another
-    list, :class:`Unavailable` without Redis.
+    Ended jobs are those of the queues' bounded histories. The page ends when about *scan* jobs were looked at.
+    Raises :class:`InvalidJob` for a cursor of another list, :class:`Unavailable` without Redis.
     """
     walk = _Walk(runner, [(place, keys) for place in wanted.places() for keys in queues])
     if cursor:
         _go_to(walk, cursor)
     jobs: list[JobInfo] = []
-    while walk.stop < len(walk.stops) and len(jobs) < limit and walk.looked_at < MAX_LOOKED_AT:
+    while walk.stop < len(walk.stops) and len(jobs) < limit and walk.looked_at < scan:
         jobs += walk.next_step(wanted, limit - len(jobs))
-    return Page(jobs, walk.cursor())
+    return Page(jobs, walk.cursor(), walk.looked_at)
 
 
 def _go_to(walk: _Walk, cursor: str) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 
 import click
+import pytest
 
 from millstream.protocol.errors import MillstreamError
 from millstream.supervisor import master
 from millstream.supervisor.cli import failures, options, run
 from millstream.supervisor.cli.root import root
-from tests.docs.documents import DOCS, code, rows, sections
+from tests.docs.documents import DOCS, code, commands, rows, sections
+from tests.support.acl import as_role
 
 SECTIONS = sections((DOCS / "commands.md").read_text())
 
@@ -85,6 +88,20 @@ def test_every_exit_code_is_documented() -> None:
     assert {int(row[0]) for row in rows(SECTIONS["Exit codes"])} == known
     ends = rows(sections((DOCS / "signals.md").read_text())["Exit codes of `millstream up`"])
     assert {int(row[0]) for row in ends} == known - {failures.USAGE, failures.INTERRUPTED}
+
+
+def test_examples_of_finding_jobs(url: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them is run where there are such jobs."""
+    monkeypatch.setenv("MILLSTREAM_REDIS_URL", as_role(url, "operator"))
+    monkeypatch.setenv("MILLSTREAM_PREFIX", prefix)
+    label = ("--queue", "reports", "--tag", "urgent", "--metadata", "customer=acme")
+    assert run(["enqueue", "render", *label]) == 0
+    examples = [shlex.split(example.text) for example in commands(SECTIONS["Finding jobs"])]
+    assert len(examples) == 5
+    for command, *arguments in examples:
+        assert command == "millstream"
+        assert run(arguments) == 0, arguments
+    assert run(["jobs", "cancel", "--all", "--tag", "urgent", "--yes"]) == 0
 
 
 def test_exit_codes_are_real() -> None:

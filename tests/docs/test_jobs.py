@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import shlex
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 
 import millstream
@@ -17,9 +18,12 @@ from millstream.protocol.envelope import Entry
 from millstream.protocol.fate import fate_of, fates_of_kills
 from millstream.protocol.policy import BACKOFFS, crash_limit
 from millstream.protocol.transitions import Kind
+from millstream.supervisor.cli import run
 from millstream.worker import reporting
 from millstream.worker.context import set_current_run
-from tests.docs.documents import DOCS, blocks, code, rows, sections
+from millstream.worker.execution import Run
+from tests.docs.documents import DOCS, blocks, code, commands, rows, sections
+from tests.support.acl import as_role
 
 TEXT = (DOCS / "jobs.md").read_text()
 SECTIONS = sections(TEXT)
@@ -103,6 +107,22 @@ def test_every_public_name_is_mentioned() -> None:
     assert not set(millstream.__all__) - mentioned
 
 
+def test_the_example_of_tags(url: str, prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    scope: dict[str, Any] = {}
+    exec(next(block.text for block in blocks(TEXT, "python") if "metadata=" in block.text), scope)
+    scope["app"].connect_to(as_role(url, "producer"), prefix)
+    job_id = scope["order"](42, "acme")
+    (search,) = commands(SECTIONS["Tags and metadata"])
+    connection = ["--redis-url", as_role(url, "operator")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MILLSTREAM_PREFIX", prefix)
+        assert run([*shlex.split(search.text)[1:], *connection, "-o", "ndjson"]) == 0
+        (found,) = map(orjson.loads, capsys.readouterr().out.splitlines())
+        assert (found["id"], found["tags"], found["metadata"]) == (job_id, ["pdf", "urgent"], {"customer": "acme"})
+        assert run(["jobs", "delete", job_id, "--yes", *connection]) == 0
+    scope["app"].client.close()
+
+
 def test_the_reporting_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The job as a worker runs it: what it said is in its report."""
     scope: dict[str, Any] = {}
@@ -111,8 +131,8 @@ def test_the_reporting_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     reporter, told = reporting.Reporter("redis://127.0.0.1:1", "t:"), list[reporting.Report]()
     monkeypatch.setattr(reporter, "add", told.append)
     monkeypatch.setattr(reporting, "_reporter", reporter)
-    job = CurrentJob("j", "resize", "q", 1, 1, {}, "n1-0")
-    set_current_run(SimpleNamespace(current_job=lambda: job))
+    entry = Entry("n1-0", "j", "resize", "q", [], {}, "normal", 0)
+    set_current_run(Run(1, entry, scope["resize"], 0, 1))
     scope["resize"](["a.png", "b.txt"])
     set_current_run(None)
     (latest,) = {report.latest for report in told}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 
+from millstream.protocol import transitions
 from millstream.protocol.info import job_info
 from millstream.protocol.reports import LINE_LIMIT, LOG_BYTES, Line, report, shortened
 from millstream.protocol.transitions import Kind
 from tests.protocol.rig import B, Rig
+from tests.support.waiting import wait_until
 
 BATCHES = itertools.count()
 
@@ -49,11 +51,16 @@ def test_a_stale_delivery_overwrites_nothing(rig: Rig) -> None:
 
 
 def test_lines_that_come_after_a_retry_was_settled(rig: Rig) -> None:
-    ref = rig.take()
-    rig.settle(ref, Kind.RETRY)
-    assert tell(rig, ref, 50, "why it failed")
+    old = rig.take()
+    rig.settle(old, Kind.RETRY, 1)
+    assert tell(rig, old, 50, "why it failed")
     assert info(rig) == (None, None, ["why it failed"])
-    rig.link.execute("DEL", rig.keys.due, rig.keys.job("j"))
+    wait_until(lambda: rig.run(transitions.promote(rig.keys)).jobs)
+    (new,) = rig.fetch()
+    assert tell(rig, new, 10, run=2)
+    assert tell(rig, old, 60, "late")
+    assert info(rig) == (10, "at 10", ["why it failed", "late"])
+    rig.settle(new, Kind.COMPLETED)
 
 
 def test_a_batch_whose_reply_was_lost_is_noted_once(rig: Rig) -> None:

@@ -12,6 +12,7 @@ from millstream.protocol.contract import contract_of
 from millstream.protocol.errors import InvalidJob
 from millstream.protocol.keys import checked_name
 from millstream.protocol.registry import Draft, checked_options
+from millstream.supervisor.cli.job_search import pairs
 from millstream.supervisor.cli.options import Globals, global_options
 from millstream.supervisor.cli.output import print_fields
 from millstream.supervisor.cli.session import Session
@@ -25,6 +26,8 @@ from millstream.supervisor.cli.session import Session
 @click.option("--delay", type=click.FloatRange(min=0), metavar="SECONDS", help="Not before so many seconds.")
 @click.option("--priority", help="critical, high, normal, low or a number.")
 @click.option("--id", "job_id", help="An id of your own: a second enqueue with it changes nothing.")
+@click.option("--tag", "tags", multiple=True, help="What the job is found by (repeatable).")
+@click.option("--metadata", callback=pairs, multiple=True, metavar="NAME=VALUE", help="Likewise; VALUE as an ARG.")
 @global_options
 @click.pass_obj
 def enqueue(
@@ -36,6 +39,8 @@ def enqueue(
     delay: float | None,
     priority: str | None,
     job_id: str | None,
+    tags: tuple[str, ...],
+    metadata: dict[str, str],
 ) -> None:
     """Enqueue the job NAME and print its id.
 
@@ -43,7 +48,14 @@ def enqueue(
     hello is a text, '"42"' is the text 42. Put -- before arguments that begin with a dash.
     """
     session = Session(options)
-    chosen = {"queue": queue, "delay": delay, "priority": _priority(priority), "id": job_id}
+    chosen: dict[str, Any] = {
+        "queue": queue,
+        "delay": delay,
+        "priority": _priority(priority),
+        "id": job_id,
+        "tags": tags,
+    }
+    chosen["metadata"] = {name: _value(text) for name, text in metadata.items()}
     draft = _draft(session, name, [_value(arg) for arg in args], _keywords(kwargs), chosen)
     handle = session.app_or_plain.enqueue_draft(draft)
     if not handle.created:

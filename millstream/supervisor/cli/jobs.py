@@ -1,13 +1,13 @@
-"""``millstream jobs``: list, show, watch and cancel jobs."""
+"""``millstream jobs``: list and show jobs; the other commands have files of their own."""
 
 from __future__ import annotations
 
 import click
 
-from millstream.protocol import transitions
-from millstream.protocol.errors import JobNotFound
 from millstream.protocol.info import State
 from millstream.protocol.listing import FINISHED, Wanted, list_jobs
+from millstream.supervisor.cli.job_actions import cancel, delete, retry
+from millstream.supervisor.cli.job_search import search
 from millstream.supervisor.cli.job_view import (
     JOB_COLUMNS,
     args_option,
@@ -18,7 +18,7 @@ from millstream.supervisor.cli.job_view import (
     row_of,
 )
 from millstream.supervisor.cli.options import Globals, global_options
-from millstream.supervisor.cli.output import print_done, print_fields
+from millstream.supervisor.cli.output import print_fields
 from millstream.supervisor.cli.session import Session
 from millstream.supervisor.cli.watching import watch
 
@@ -27,10 +27,11 @@ STATES = click.Choice([*(state.value for state in State), FINISHED])
 
 @click.group()
 def jobs() -> None:
-    """List, show, watch and cancel jobs."""
+    """List, show, watch, find, cancel, retry and delete jobs."""
 
 
-jobs.add_command(watch)
+for command in (search, watch, cancel, retry, delete):
+    jobs.add_command(command)
 
 
 @jobs.command("list")
@@ -73,38 +74,3 @@ def show(options: Globals, job_id: str, queue: str | None, with_args: bool, with
     session = Session(options)
     _, info = session.find_job(job_id, queue)
     print_fields(row_of(info, with_args, with_logs), session.output, shown=fields_of(info, with_args, with_logs))
-
-
-@jobs.command()
-@click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
-@queue_option
-@global_options
-@click.pass_obj
-def cancel(options: Globals, job_ids: tuple[str, ...], queue: str | None) -> int:
-    """Cancel jobs: waiting ones never start, running ones are asked to stop.
-
-    The exit code is 1 if one of them had ended before, or is unknown.
-    """
-    session = Session(options)
-    outcomes = [_cancel(session, job_id, queue) for job_id in job_ids]
-    return 0 if all(outcomes) else 1
-
-
-_CANCELLED = {
-    "ok": "job {id} is cancelled",
-    "running": "job {id} is running; it was asked to stop",
-    "ended": "job {id} had ended already ({state})",
-    "absent": "there is no job {id}",
-}
-
-
-def _cancel(session: Session, job_id: str, queue: str | None) -> bool:
-    try:
-        keys, _ = session.find_job(job_id, queue)
-    except JobNotFound as error:
-        print_done({"id": job_id, "outcome": "absent", "state": None}, str(error), session.output)
-        return False
-    outcome, state = session.client.run(transitions.cancel(keys, job_id))
-    message = _CANCELLED[outcome].format(id=job_id, state=state)
-    print_done({"id": job_id, "outcome": outcome, "state": state or None}, message, session.output)
-    return outcome in ("ok", "running")

@@ -20,7 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("configuration:config", "Show the configuration."),
     "enqueue": ("enqueueing:enqueue", "Enqueue one job and print its id."),
     "queues": ("queues:queues", "List, show, pause, resume and purge queues."),
-    "jobs": ("jobs:jobs", "List, show, watch and cancel jobs."),
+    "jobs": ("jobs:jobs", "List, show, watch, find, cancel, retry and delete jobs."),
     "dead": ("dead:dead", "List, show, retry and delete dead jobs."),
     "workers": ("hosts:workers", "List the workers of all hosts."),
     "ps": ("hosts:ps", "List supervisors and their workers, as their heartbeats tell."),

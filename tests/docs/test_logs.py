@@ -53,7 +53,7 @@ def test_commands(tmp_path: Path) -> None:
     supervisor = subprocess.Popen(["bash", "-c", f"exec env {up}"], cwd=tmp_path, env=environ)
     try:
         wait_until((tmp_path / ".millstream" / "valkey.sock").exists, 20)
-        wait_until(lambda: done("millstream enqueue --queue default count_primes x"), 20)
+        wait_until(lambda: done("millstream enqueue --queue reports count_primes x"), 20)
         wait_until(lambda: done(f"{shown} | grep job.failed"), 20)
     finally:
         supervisor.terminate()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import statistics
 import time
 from collections import Counter
 from functools import partial
@@ -120,8 +121,8 @@ def test_the_hand_back_is_within_100_ms(mill: StartMill) -> None:
         wait_until(partial(watch, len(took)), 5.0, running.up.log, 0.002)
         running.touch(f"go{number}")
         running.wait_for("end", f"long{number}")
-    # The best quarter: the others may wait for the CPU on a busy machine. Who waits for a tick never takes less.
-    assert sorted(took)[2] < 0.09, took
+    # On a quiet machine none takes longer; on a busy one some wait for the CPU. Who waits for a tick never takes less.
+    assert sorted(took)[2] < 0.09 and statistics.median(took) < 0.1, took
     running.up.stop()
 
 

@@ -27,7 +27,8 @@ from millstream.protocol.registry import (
     checked_options,
 )
 from millstream.protocol.signing import Keyring
-from millstream.protocol.transitions import NewJob
+from millstream.protocol.transitions import NewJob, Placed
+from millstream.protocol.unique import KeyOf, Until, checked_unique
 
 if TYPE_CHECKING:
     from millstream.protocol.aclient import AsyncClient
@@ -117,6 +118,9 @@ class Millstream:
         priority: int | str = 0,
         result_ttl: Duration = DEFAULT_RESULT_TTL,
         tags: Sequence[str] = (),
+        unique_for: Duration | None = None,
+        unique_by: KeyOf | None = None,
+        unique_until: Until | None = None,
     ) -> Decorator: ...
 
     def job(
@@ -130,12 +134,16 @@ class Millstream:
         priority: int | str = 0,
         result_ttl: Duration = DEFAULT_RESULT_TTL,
         tags: Sequence[str] = (),
+        unique_for: Duration | None = None,
+        unique_by: KeyOf | None = None,
+        unique_until: Until | None = None,
     ) -> Any:
         """Register a function as a job.
 
         ``timeout`` (seconds, 0 for none) is the soft limit of a run: by default its group's, else 3600.
         ``result_ttl`` (seconds) is how long its result is kept, 0 for not at all; ``tags`` are what its jobs are found
-        by. Raises :class:`DuplicateJob`, :class:`InvalidJob`.
+        by. ``unique_for``, ``unique_by`` and ``unique_until`` are those of :meth:`Job.using`, for every enqueue that
+        does not say otherwise. Raises :class:`DuplicateJob`, :class:`InvalidJob`.
         """
 
         def register(function: Callable[P, R]) -> Job[P, R]:
@@ -151,6 +159,7 @@ class Millstream:
                 result_ttl=seconds(result_ttl, "result_ttl"),
                 tags=own_tags,
                 options=Options(tags=own_tags),
+                unique=checked_unique(unique_for, unique_by, unique_until),
             )
             self.registry.add(job)
             return job
@@ -232,9 +241,11 @@ class Millstream:
             handles += [placed[at] for at in range(len(chunk))]
         return handles
 
-    def _handle(self, draft: Draft, keys: QueueKeys, new: NewJob, created: bool) -> Handle[Any]:
+    def _handle(self, draft: Draft, keys: QueueKeys, new: NewJob, placed: Placed) -> Handle[Any]:
+        if isinstance(placed, str):
+            return Handle(self, keys, placed, created=False, job=draft.job)  # of the job that holds the unique key
         # A generated id was taken by nobody else: where it existed, an earlier attempt of ours has made it.
-        return Handle(self, keys, new.id, created=created or not new.nonce, job=draft.job)
+        return Handle(self, keys, new.id, created=placed or not new.nonce, job=draft.job)
 
     def _named_draft(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], queue: str | None) -> Draft:
         job = self.registry.get(checked_name("job", name))

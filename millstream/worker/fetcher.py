@@ -14,11 +14,12 @@ from redis import exceptions
 from millstream.protocol import transitions
 from millstream.protocol.call import Call
 from millstream.protocol.connection import AccessDenied, explained
+from millstream.protocol.envelope import Entry
 from millstream.protocol.errors import MillstreamError, Unavailable
 from millstream.protocol.keys import GROUP
 from millstream.protocol.link import Link, NoGroup
 from millstream.protocol.scoreboard import Record, Word
-from millstream.protocol.transitions import Fetched, Outcome, Verdict
+from millstream.protocol.transitions import Begun, Fetched, Outcome, Verdict
 from millstream.worker.pace import Pace
 from millstream.worker.signals import Signals
 from millstream.worker.spec import WorkerSpec
@@ -129,9 +130,11 @@ class Fetcher:
         if refs:
             self._run([transitions.give_back(self._keys[queue], self._spec.consumer, refs)])
 
-    def mark(self, queue: int, job_id: str, ref: str) -> bool:
-        """Note that a recovered job really starts. Raises :class:`Unavailable`."""
-        return bool(self._run([transitions.mark(self._keys[queue], job_id, ref, self._spec.consumer)])[0])
+    def begin(self, queue: int, entry: Entry) -> Begun:
+        """Say that a guarded job is about to start, and ask whether it may. Raises :class:`Unavailable`."""
+        call = transitions.begin(self._keys[queue], entry.id, entry.ref, self._spec.consumer, alone=entry.alone)
+        begun: Begun = self._run([call])[0]
+        return begun
 
     def doubt(self) -> None:
         """Read what we hold before anything new: some of it may have been taken from us."""

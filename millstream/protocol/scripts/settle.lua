@@ -11,8 +11,8 @@
 --   dead       0                 dead letter with the row; 1 where the entry is no job: then no payload is kept;
 --                                2 where it was refused: the payload and the counters are kept as they are
 --   crashed    -                 dead letter with the row, one crash more
---   retry      delay in ms       due again, one attempt more
---   crash      delay in ms       due again (`again` where 0, alone), one crash more
+--   retry      delay in ms       due again, one attempt more; dead with the row where its deadline would be over then
+--   crash      delay in ms       due again (`again` where 0, alone), one crash more; or dead likewise
 --   release    delay in ms       due again (`again` where 0), uncounted
 --   unknown    delay in ms       due again, uncounted; dead with the row once the grace is over
 -- The fence: a run counts only while its entry is pending for this consumer.
@@ -42,6 +42,12 @@ for i = 3, #ARGV, 5 do
   end
 end
 
+-- Whether a job's deadline is over when it would run again after so many ms. One that was cancelled would not.
+local function is_too_late(id, delay)
+  local fields = redis.call('HMGET', records .. id, 'expires', 'cancel')
+  return fields[1] and not fields[2] and now + delay >= tonumber(fields[1])
+end
+
 local function move(ref, id, kind, number, row)
   local job = job_at(ref)
   if not job then return end -- deleted while pending: only the acknowledgement is left to do
@@ -55,8 +61,11 @@ local function move(ref, id, kind, number, row)
       job.attempt = job.attempt + 1
     end
     return bury(job, ref, row)
-  elseif kind == 'crashed' then
+  elseif kind == 'crashed' or (kind == 'crash' and is_too_late(id, number)) then
     job.crashes = job.crashes + 1
+    return bury(job, ref, row)
+  elseif kind == 'retry' and is_too_late(id, number) then
+    job.attempt = job.attempt + 1
     return bury(job, ref, row)
   end
   -- The last few, because a replay may come after the next delivery has been settled too.

@@ -116,10 +116,10 @@ def retry(session: Session, selection: Selection) -> int:
     chosen = _chosen(session, selection)
     if not _agreed(session, selection, "retry", chosen, ask=selection.everything):
         return 0 if selection.dry_run else 1
-    done: dict[str, control.Retried] = {}
+    done: dict[str, control.Retried | control.Held] = {}
     for keys, ids in chosen.items():
         done |= control.retry_dead(session.client, keys, ids)
-    failed = {job_id: code for job_id, code in done.items() if code is not control.Retried.QUEUED}
+    failed = {job_id: str(code) for job_id, code in done.items() if code is not control.Retried.QUEUED}
     for job_id, code in failed.items():
         click.echo(f"job {job_id} was not retried: it is {code}", err=True)
     retried = len(done) - len(failed)

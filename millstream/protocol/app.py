@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 from millstream.protocol import transitions
 from millstream.protocol.client import Client
 from millstream.protocol.drafts import chunks, new_job
-from millstream.protocol.errors import UnknownJob
+from millstream.protocol.errors import InvalidJob, UnknownJob
 from millstream.protocol.handle import Handle
 from millstream.protocol.keys import Keys, QueueKeys, band_of, checked_name
 from millstream.protocol.labels import checked_tags
@@ -28,7 +28,7 @@ from millstream.protocol.registry import (
 )
 from millstream.protocol.signing import Keyring
 from millstream.protocol.transitions import NewJob, Placed
-from millstream.protocol.unique import KeyOf, Until, checked_unique
+from millstream.protocol.unique import INCOMPLETE, KeyOf, Until, checked_unique
 
 if TYPE_CHECKING:
     from millstream.protocol.aclient import AsyncClient
@@ -146,6 +146,10 @@ class Millstream:
         does not say otherwise. Raises :class:`DuplicateJob`, :class:`InvalidJob`.
         """
 
+        unique = checked_unique(unique_for, unique_by, unique_until)
+        if unique is not None and unique.lifetime is None:
+            raise InvalidJob(INCOMPLETE)
+
         def register(function: Callable[P, R]) -> Job[P, R]:
             own_tags = checked_tags(tags)
             job = Job(
@@ -159,7 +163,7 @@ class Millstream:
                 result_ttl=seconds(result_ttl, "result_ttl"),
                 tags=own_tags,
                 options=Options(tags=own_tags),
-                unique=checked_unique(unique_for, unique_by, unique_until),
+                unique=unique,
             )
             self.registry.add(job)
             return job

@@ -21,6 +21,9 @@ KeyOf = str | Callable[..., str]
 """What ``unique_by`` may be: the key itself, or what makes it of the arguments of a call."""
 
 
+INCOMPLETE = "unique_by and unique_until need unique_for: the seconds for which the key is held at most"
+
+
 @dataclass(frozen=True)
 class Lock:
     """What the one living job of a key holds: the key's digest, and milliseconds after which it is free in any case."""
@@ -46,9 +49,7 @@ class Unique:
         With the function's signature a call is the same however its arguments are passed.
         """
         if self.lifetime is None:
-            raise InvalidJob(
-                "unique_by and unique_until need unique_for: the seconds for which the key is held at most"
-            )
+            raise InvalidJob(INCOMPLETE)
         if not self.lifetime:
             return None
         key = self._key(name, args, kwargs, signature)

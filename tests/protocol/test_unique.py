@@ -73,7 +73,7 @@ def test_one_of_many_at_once(rig: Rig, url: str) -> None:
     def producer(number: int) -> None:
         link = Link(url)
         for turn in range(20):
-            placed.extend(link.run(transitions.enqueue(rig.keys, [new(rig, f"{number}.{turn}")])))
+            placed.append(link.run(transitions.enqueue(rig.keys, [new(rig, f"{number}.{turn}")]))[0])
         link.close()
 
     threads = [threading.Thread(target=producer, args=(number,)) for number in range(4)]

@@ -33,14 +33,12 @@ from millstream.supervisor.cli.session import Session
     help="Only if no living job holds the same key; held for so long at most.",
 )
 @click.option("--unique-by", metavar="KEY", help="That key; by default the job's name and arguments.")
-@click.option(
-    "--expires-in", type=click.FloatRange(min=0), metavar="SECONDS", help="Not started after so many seconds."
-)
+@click.option("--expires-in", type=click.FloatRange(min=0), metavar="SECONDS", help="Not started after so many s.")
 @click.option("--deadline", metavar="TIME", help="Not started after this time: ISO 8601 with its offset.")
 @global_options
 @click.pass_obj
 def enqueue(
-    options: Globals, name: str, args: tuple[str, ...], kwargs: str | None, priority: str | None, **chosen: Any
+    options: Globals, /, name: str, args: tuple[str, ...], kwargs: str | None, priority: str | None, **chosen: Any
 ) -> None:
     """Enqueue the job NAME and print its id.
 

@@ -17,6 +17,15 @@ local function release_unique(id, digest)
   if digest and redis.call('GET', uniques .. digest) == id then redis.call('DEL', uniques .. digest) end
 end
 
+-- A job that has ended is to run again: take its lock anew. Returns the id of the living job that holds it now, if any.
+local function retake(id)
+  local fields = redis.call('HMGET', records .. id, 'unique', 'unique_for')
+  if not fields[1] then return nil end
+  local holder = holder_of(fields[1])
+  if not holder then take_unique(id, fields[1], tonumber(fields[2])) end
+  return holder
+end
+
 -- The job has ended, or is about to lose its record: free all that it holds.
 local function release(id)
   local fields = redis.call('HMGET', records .. id, 'unique')

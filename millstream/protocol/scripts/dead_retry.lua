@@ -22,15 +22,14 @@ end
 
 local function retry(id)
   local record = records .. id
-  local fields = redis.call('HMGET', record, 'state', 'env', 'band', 'run', 'out', 'unique', 'unique_for')
+  local fields = redis.call('HMGET', record, 'state', 'env', 'band', 'run', 'out')
   if fields[1] ~= 'dead' then
     redis.call('ZREM', dead, id)
     return 0
   end
   if not fields[2] then return 2 end
-  local holder = fields[6] and holder_of(fields[6])
+  local holder = retake(id)
   if holder then return holder end
-  if fields[6] then take_unique(id, fields[6], tonumber(fields[7])) end
   local band = fields[3]
   if not band or band == 'again' then band = band_of(fields[2]) end
   remember(id, without_result(fields[5]))

@@ -44,7 +44,7 @@ class Held:
     holder: str
 
     def __str__(self) -> str:
-        return f"kept from it by job {self.holder}, which holds its unique key"
+        return f"held by {self.holder}"
 
 
 class Resumed(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from millstream.protocol import control, transitions
+from millstream.protocol import control, ended, transitions
 from millstream.protocol.envelope import encode_envelope
 from millstream.protocol.link import Link
 from millstream.protocol.transitions import Kind, NewJob, Placed
@@ -276,3 +276,16 @@ def test_an_operator_who_retries_a_dead_job_means_it(rig: Rig) -> None:
     rig.run(control.dead_retry(rig.keys, ["j"]))
     (ref,) = rig.fetch()
     assert begin(rig, ref) == "ok"
+
+
+def test_a_cancelled_job_that_is_retried_takes_its_key_again_and_has_no_deadline_any_more(rig: Rig) -> None:
+    both = {"unique": "k", "unique_for": 60_000, "expires": 60_000}
+    add(rig, new(rig, "j", **both))
+    rig.run(transitions.cancel(rig.keys, "j"))
+    add(rig, new(rig, "holder"))
+    assert rig.run(ended.retry(rig.keys, ["j"])) == ["held by holder"]
+    assert rig.state("j") == "cancelled"
+    rig.run(transitions.cancel(rig.keys, "holder"))
+    assert rig.run(ended.retry(rig.keys, ["j"])) == ["queued"]
+    assert "expires" not in rig.record("j")
+    assert not take_over(rig, "another")

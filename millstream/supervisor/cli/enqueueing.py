@@ -71,7 +71,7 @@ def _draft(session: Session, name: str, args: list[Any], kwargs: dict[str, Any],
         raise InvalidJob(f"there is no job {name!r}: {hint}; or name the queue of another one's with --queue")
     options = checked_options(**chosen)
     lock = options.unique.lock(name, args, kwargs) if options.unique else None
-    return Draft(name, tuple(args), kwargs, chosen["queue"], options.priority or 0, options, lock)
+    return Draft(name, tuple(args), kwargs, chosen["queue"], options.priority or 0, options, lock=lock)
 
 
 def _value(text: str) -> Any:

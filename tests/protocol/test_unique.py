@@ -279,7 +279,7 @@ def test_an_operator_who_retries_a_dead_job_means_it(rig: Rig) -> None:
 
 
 def test_a_cancelled_job_that_is_retried_takes_its_key_again_and_has_no_deadline_any_more(rig: Rig) -> None:
-    both = {"unique": "k", "unique_for": 60_000, "expires": 60_000}
+    both: dict[str, Any] = {"unique": "k", "unique_for": 60_000, "expires": 60_000}
     add(rig, new(rig, "j", **both))
     rig.run(transitions.cancel(rig.keys, "j"))
     add(rig, new(rig, "holder"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 from millstream.protocol import transitions
 from millstream.protocol.client import Client
 from millstream.protocol.drafts import chunks, new_job
-from millstream.protocol.errors import UnknownJob
+from millstream.protocol.errors import InvalidJob, UnknownJob
 from millstream.protocol.handle import Handle
 from millstream.protocol.keys import Keys, QueueKeys, band_of, checked_name
 from millstream.protocol.labels import checked_tags
@@ -29,7 +29,8 @@ from millstream.protocol.registry import (
     checked_options,
 )
 from millstream.protocol.signing import Keyring
-from millstream.protocol.transitions import NewJob
+from millstream.protocol.transitions import NewJob, Placed
+from millstream.protocol.unique import INCOMPLETE, KeyOf, Until, checked_unique
 
 if TYPE_CHECKING:
     from millstream.protocol.aclient import AsyncClient
@@ -121,6 +122,9 @@ class Millstream:
         result_ttl: Duration = DEFAULT_RESULT_TTL,
         tags: Sequence[str] = (),
         on_dead: DeadHook | None = None,
+        unique_for: Duration | None = None,
+        unique_by: KeyOf | None = None,
+        unique_until: Until | None = None,
     ) -> Decorator: ...
 
     def job(
@@ -135,14 +139,22 @@ class Millstream:
         result_ttl: Duration = DEFAULT_RESULT_TTL,
         tags: Sequence[str] = (),
         on_dead: DeadHook | None = None,
+        unique_for: Duration | None = None,
+        unique_by: KeyOf | None = None,
+        unique_until: Until | None = None,
     ) -> Any:
         """Register a function as a job.
 
         ``timeout`` (seconds, 0 for none) is the soft limit of a run: by default its group's, else 3600.
         ``result_ttl`` (seconds) is how long its result is kept, 0 for not at all; ``tags`` are what its jobs are found
-        by. ``on_dead`` is called as those of :meth:`on_dead` are, for this job only. Raises :class:`DuplicateJob`,
-        :class:`InvalidJob`.
+        by. ``on_dead`` is called as those of :meth:`on_dead` are, for this job only. ``unique_for``, ``unique_by`` and
+        ``unique_until`` are those of :meth:`Job.using`, for every enqueue that does not say otherwise.
+        Raises :class:`DuplicateJob`, :class:`InvalidJob`.
         """
+
+        unique = checked_unique(unique_for, unique_by, unique_until)
+        if unique is not None and unique.lifetime is None:
+            raise InvalidJob(INCOMPLETE)
 
         def register(function: Callable[P, R]) -> Job[P, R]:
             own_tags = checked_tags(tags)
@@ -158,6 +170,7 @@ class Millstream:
                 tags=own_tags,
                 options=Options(tags=own_tags),
                 on_dead=checked_hook(on_dead),
+                unique=unique,
             )
             self.registry.add(job)
             return job
@@ -247,9 +260,11 @@ class Millstream:
             handles += [placed[at] for at in range(len(chunk))]
         return handles
 
-    def _handle(self, draft: Draft, keys: QueueKeys, new: NewJob, created: bool) -> Handle[Any]:
+    def _handle(self, draft: Draft, keys: QueueKeys, new: NewJob, placed: Placed) -> Handle[Any]:
+        if isinstance(placed, str):
+            return Handle(self, keys, placed, created=False, job=draft.job)  # of the job that holds the unique key
         # A generated id was taken by nobody else: where it existed, an earlier attempt of ours has made it.
-        return Handle(self, keys, new.id, created=created or not new.nonce, job=draft.job)
+        return Handle(self, keys, new.id, created=placed or not new.nonce, job=draft.job)
 
     def _named_draft(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], queue: str | None) -> Draft:
         job = self.registry.get(checked_name("job", name))

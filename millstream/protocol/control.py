@@ -6,8 +6,9 @@ The first half makes calls, one function per script; the second half runs them u
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from millstream.protocol.call import Call
 from millstream.protocol.keys import QueueKeys
@@ -34,6 +35,16 @@ class Retried(StrEnum):
     QUEUED = "queued"
     NOT_DEAD = "not dead"
     MALFORMED = "malformed"
+
+
+@dataclass(frozen=True)
+class Held:
+    """What became of a dead job that was to run again: it stays dead, for a living job holds its unique key."""
+
+    holder: str
+
+    def __str__(self) -> str:
+        return f"held by {self.holder}"
 
 
 class Resumed(NamedTuple):
@@ -78,9 +89,13 @@ def purge(keys: QueueKeys, *, due: bool = False, count: int = STEP) -> Call[Purg
     )
 
 
-def dead_retry(keys: QueueKeys, ids: Sequence[str]) -> Call[list[Retried]]:
+def dead_retry(keys: QueueKeys, ids: Sequence[str]) -> Call[list[Retried | Held]]:
     """Enqueue up to :data:`STEP` dead jobs again; the reply says for each what became of it."""
-    return Call(script("dead_retry"), all_keys(keys), ids, lambda reply: [_RETRIED[code] for code in reply])
+    return Call(script("dead_retry"), all_keys(keys), ids, _parse_retried)
+
+
+def _parse_retried(reply: list[Any]) -> list[Retried | Held]:
+    return [Held(code.decode()) if isinstance(code, bytes) else _RETRIED[code] for code in reply]
 
 
 def dead_delete(keys: QueueKeys, ids: Sequence[str]) -> Call[list[bool]]:
@@ -108,9 +123,9 @@ def purge_all(runner: Runner, keys: QueueKeys, *, due: bool = False) -> int:
             return removed
 
 
-def retry_dead(runner: Runner, keys: QueueKeys, ids: Sequence[str]) -> dict[str, Retried]:
+def retry_dead(runner: Runner, keys: QueueKeys, ids: Sequence[str]) -> dict[str, Retried | Held]:
     """Enqueue dead jobs again, however many; what became of each, by id. Raises :class:`Unavailable`."""
-    done: dict[str, Retried] = {}
+    done: dict[str, Retried | Held] = {}
     for step in steps(ids):
         codes = runner.run(dead_retry(keys, step))
         done.update(zip(step, codes, strict=True))

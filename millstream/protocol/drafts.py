@@ -13,7 +13,7 @@ from millstream.protocol.ids import new_id
 from millstream.protocol.keys import band_of
 from millstream.protocol.payload import checked_size
 from millstream.protocol.policy import LONGEST, LONGEST_TTL
-from millstream.protocol.registry import Draft, Options
+from millstream.protocol.registry import Draft
 from millstream.protocol.signing import Keyring, sign
 from millstream.protocol.transitions import NewJob
 
@@ -31,6 +31,9 @@ def new_job(draft: Draft, keyring: Keyring | None) -> NewJob:
     """Encode a draft, and sign it where there are keys. Raises :class:`NotJSON`, :class:`PayloadTooLarge`."""
     options = draft.options
     band = band_of(draft.priority)
+    delay, expiry = _delay(draft), _expiry(draft)
+    if delay is not None and expiry is not None and delay >= expiry:
+        raise InvalidJob(f"job {draft.name!r} would expire before its time comes: it would never be started")
     envelope = encode_envelope(
         draft.name,
         draft.args,
@@ -38,18 +41,42 @@ def new_job(draft: Draft, keyring: Keyring | None) -> NewJob:
         queue=draft.queue,
         enqueued_at=time.time_ns() // 1_000_000,
         priority=band,
-        options=_kept(options),
+        options=_kept(draft, expiry),
         headers=options.headers,
     )
     job_id, nonce = (new_id(), "") if options.id is None else (options.id, new_id())
     if keyring is not None:
         envelope = checked_size(sign(envelope, draft.queue, job_id, keyring), f"job {draft.name!r}, signed,")
-    return NewJob(job_id, band, envelope, _delay(draft), nonce)
+    return NewJob(job_id, band, envelope, delay, nonce, _extras(draft, expiry))
 
 
-def _kept(options: Options) -> dict[str, Any]:
+def _extras(draft: Draft, expiry: int | None) -> dict[str, Any] | None:
+    """What the enqueue itself must know of the job, see ``_extras.lua``; None for a plain one."""
+    extras: dict[str, Any] = {}
+    if draft.lock is not None:
+        extras |= {"unique": draft.lock.digest, "unique_for": draft.lock.lifetime, "until": draft.lock.until}
+    if expiry is not None:
+        extras["expires"] = expiry
+    return extras or None
+
+
+def _expiry(draft: Draft) -> int | None:
+    """Milliseconds after which the job is not started any more; None for never."""
+    wait = draft.options.expires_in
+    if draft.options.deadline is not None:
+        wait = _until(draft.options.deadline)
+    return None if wait is None else max(1, int(min(wait, LONGEST) * 1000))
+
+
+def _until(instant: datetime) -> float:
+    """Seconds until an instant, by this host's clock; never negative."""
+    return max(0.0, (instant - datetime.now(UTC)).total_seconds())
+
+
+def _kept(draft: Draft, expiry: int | None) -> dict[str, Any]:
     """The options that workers and readers are told of; most jobs have none."""
     kept: dict[str, Any] = {}
+    options = draft.options
     if options.id:
         kept["keep"] = KEEP_CALLERS_ID
     if options.result_ttl is not None:
@@ -58,14 +85,17 @@ def _kept(options: Options) -> dict[str, Any]:
         kept["tags"] = options.tags
     if options.metadata:
         kept["metadata"] = options.metadata
+    if draft.lock is not None:
+        kept["unique"] = draft.lock.until
+    if expiry is not None:
+        kept["expires"] = expiry
     return kept
 
 
 def _delay(draft: Draft) -> int | None:
-    """Milliseconds until the job is due; None for now. An instant is taken by this host's clock."""
+    """Milliseconds until the job is due; None for now."""
     if draft.options.at is not None:
-        wait = (draft.options.at - datetime.now(UTC)).total_seconds()
-        return max(0, int(min(wait, LONGEST) * 1000)) or None
+        return int(min(_until(draft.options.at), LONGEST) * 1000) or None
     if draft.options.delay:
         return max(1, int(min(draft.options.delay, LONGEST) * 1000))
     return None

@@ -32,7 +32,8 @@ def _words(reply: list[bytes]) -> list[str]:
 def retry_all(runner: Runner, keys: QueueKeys, ids: Sequence[str]) -> dict[str, str]:
     """Enqueue ended jobs again, however many; what became of each, by id. Raises :class:`Unavailable`.
 
-    The word is ``queued``, or why not: ``absent``, ``no payload``, ``malformed``, or the state in which the job is.
+    The word is ``queued``, or why not: ``absent``, ``no payload``, ``malformed``, ``held by <id>`` (that job has its
+    unique key), or the state in which the job is.
     """
     done: dict[str, str] = {}
     for step in control.steps(ids):

@@ -25,6 +25,10 @@ HOLDING = frozenset({"unique", "key"})
 """Options of a job that holds something until its end: a lock, or a place among the jobs of its key."""
 
 
+EXPIRING = "expires"
+"""The option of a job that is not started after some time: milliseconds; what counts is in its record."""
+
+
 class Malformed(MillstreamError):
     """A stream entry is not a job; it becomes a dead letter with its raw fields."""
 
@@ -64,7 +68,10 @@ def encode_envelope(
 
 @dataclass(slots=True)
 class Entry:
-    """One delivered stream entry: a job, and which delivery of it this is."""
+    """One delivered stream entry: a job, and which delivery of it this is.
+
+    ``holds``: it holds something that its end must free. ``guarded``: it must not start before ``begin.lua`` was asked.
+    """
 
     ref: str
     id: str
@@ -83,6 +90,8 @@ class Entry:
     holds: bool = False
     timeouts: int = 0
     memory: int = 0
+    guarded: bool = False
+    expires: int = 0  # not started, or retried, from this moment on (ms by the server's clock); 0 for never
 
 
 def parse_entry(
@@ -123,6 +132,7 @@ def parse_entry(
             raise Malformed(f"entry {ref} is not a job: some part of its envelope has the wrong type")
         if entry.options:
             entry.holds = not HOLDING.isdisjoint(entry.options)
+            entry.guarded = EXPIRING in entry.options or entry.options.get("unique") == "started"
         if len(fields) > 4:
             _read_counters(entry, fields)
     except (LookupError, ValueError, TypeError, AttributeError) as error:
@@ -159,4 +169,5 @@ def _read_counters(entry: Entry, fields: Sequence[bytes]) -> None:
     entry.memory = int(counters.get(b"memory", 0))
     if not all(map(_is_count, (entry.run, entry.attempt, entry.crashes, entry.timeouts, entry.memory))):
         raise ValueError("a counter is out of range")
-    entry.alone = b"alone" in counters
+    if b"alone" in counters:
+        entry.alone = entry.guarded = True

@@ -20,7 +20,8 @@ R = TypeVar("R")
 class Handle(Generic[R]):
     """A job that was enqueued: where it is, how it goes, what came of it.
 
-    ``created`` is False where a job with this id existed already: then this is the handle of that one.
+    ``created`` is False where a job with this id existed already, or one that holds its unique key: then this is the
+    handle of that one.
     """
 
     def __init__(

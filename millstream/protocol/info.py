@@ -68,6 +68,7 @@ class JobInfo:
     attempts: tuple[Attempt, ...] = ()
     enqueued_at: datetime | None = None
     due_at: datetime | None = None
+    expires_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -130,6 +131,7 @@ def job_info(queue: str, job_id: str, facts: Inspected) -> JobInfo:
         attempts=tuple(_attempt(row) for row in rows),
         enqueued_at=instant(envelope.get("t") or last.get("t")),
         due_at=instant(record.get("due")),
+        expires_at=instant(record.get("expires")),
         started_at=_started(state, facts, ended),
         finished_at=_finished(last) if state in FINAL else None,
         metadata=labels.get("metadata", {}),

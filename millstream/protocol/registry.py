@@ -14,6 +14,7 @@ from millstream.protocol.errors import DuplicateJob, InvalidJob
 from millstream.protocol.keys import band_of, checked_id, checked_name
 from millstream.protocol.labels import checked_metadata, checked_tags
 from millstream.protocol.policy import Duration, Policies, seconds
+from millstream.protocol.unique import KeyOf, Lock, Unique, Until, checked_unique, overridden
 
 if TYPE_CHECKING:
     from millstream.protocol.app import Millstream
@@ -35,7 +36,7 @@ DEFAULT_RESULT_TTL = 3600.0
 
 @dataclass(frozen=True)
 class Options:
-    """What ``using()`` sets for one enqueue. ``delay`` in seconds; None leaves the job's own."""
+    """What ``using()`` sets for one enqueue. ``delay`` and ``expires_in`` in seconds; None leaves the job's own."""
 
     queue: str | None = None
     priority: int | str | None = None
@@ -46,6 +47,9 @@ class Options:
     result_ttl: float | None = None
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    unique: Unique | None = None
+    expires_in: float | None = None
+    deadline: datetime | None = None
 
 
 def checked_options(
@@ -59,6 +63,11 @@ def checked_options(
     result_ttl: Duration | None = None,
     tags: Sequence[str] = (),
     metadata: Mapping[str, Any] | None = None,
+    unique_for: Duration | None = None,
+    unique_by: KeyOf | None = None,
+    unique_until: str | None = None,
+    expires_in: Duration | None = None,
+    deadline: datetime | None = None,
 ) -> Options:
     """Check the options of one enqueue. Raises :class:`InvalidJob`."""
     if queue is not None:
@@ -67,10 +76,12 @@ def checked_options(
         band_of(priority)
     if id is not None:
         checked_id(id)
-    if at is not None and (not isinstance(at, datetime) or at.tzinfo is None):
-        raise InvalidJob(f"at {at!r} is not valid: use an aware datetime, for example datetime.now(UTC)")
+    _check_instant("at", at)
+    _check_instant("deadline", deadline)
     if at is not None and delay is not None:
         raise InvalidJob("delay and at exclude each other: use one of them")
+    if deadline is not None and expires_in is not None:
+        raise InvalidJob("expires_in and deadline exclude each other: use one of them")
     wait = None if delay is None else seconds(delay, "delay")
     return Options(
         queue,
@@ -82,6 +93,9 @@ def checked_options(
         None if result_ttl is None else seconds(result_ttl, "result_ttl"),
         checked_tags(tags) if tags else (),
         checked_metadata(metadata) if metadata else {},
+        checked_unique(unique_for, unique_by, unique_until),
+        None if expires_in is None else seconds(expires_in, "expires_in"),
+        deadline,
     )
 
 
@@ -96,9 +110,17 @@ def checked_hook(hook: DeadHook | None) -> DeadHook | None:
     return hook
 
 
+def _check_instant(what: str, instant: object) -> None:
+    if instant is not None and (not isinstance(instant, datetime) or instant.utcoffset() is None):
+        raise InvalidJob(f"{what} {instant!r} is not valid: use an aware datetime, for example datetime.now(UTC)")
+
+
 @dataclass(frozen=True)
 class Draft:
-    """A job to be: a name, arguments and options, not enqueued yet. Made by ``job.job(...)``."""
+    """A job to be: a name, arguments and options, not enqueued yet. Made by ``job.job(...)``.
+
+    ``lock`` is what it must hold to be enqueued, where it is to be unique.
+    """
 
     name: str
     args: tuple[Any, ...]
@@ -108,6 +130,7 @@ class Draft:
     options: Options
     job: Job[..., Any] | None = field(default=None, repr=False, compare=False)
     """The function, where the caller has it: by it a result is rebuilt."""
+    lock: Lock | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +148,7 @@ class Job(Generic[P, R]):
     tags: tuple[str, ...] = ()
     on_dead: DeadHook | None = None
     options: Options = field(default_factory=Options)
+    unique: Unique | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.fn(*args, **kwargs)
@@ -141,12 +165,22 @@ class Job(Generic[P, R]):
         result_ttl: Duration | None = None,
         tags: Sequence[str] = (),
         metadata: Mapping[str, Any] | None = None,
+        unique_for: Duration | None = None,
+        unique_by: str | Callable[P, str] | None = None,
+        unique_until: Until | None = None,
+        expires_in: Duration | None = None,
+        deadline: datetime | None = None,
     ) -> Job[P, R]:
         """This job with options for its next enqueues: they never mix with the function's arguments.
 
         ``delay`` in seconds or a timedelta; ``at`` an aware datetime; ``priority`` an integer or a band's name;
         ``id`` makes the enqueue idempotent. ``result_ttl`` (seconds) is how long the result is kept, 0 for not at all.
         ``tags`` are added to the job's own; they and ``metadata`` (JSON) are what jobs are found by.
+        ``unique_for`` (seconds, 0 for a job that is not unique after all): nothing is enqueued where a living job of
+        the queue holds the key already; it is held for so long at most, after the delay. The key is that of the name
+        and the arguments, or ``unique_by``: a text, or what makes one of the arguments. It is held until the job's
+        end, or with ``unique_until="started"`` until its start.
+        ``expires_in`` (seconds) or ``deadline`` (an aware datetime): the job is not started after that.
         Raises :class:`InvalidJob`.
         """
         options = checked_options(
@@ -159,6 +193,11 @@ class Job(Generic[P, R]):
             result_ttl=result_ttl,
             tags=(*self.tags, *checked_tags(tags)),
             metadata=metadata,
+            unique_for=unique_for,
+            unique_by=unique_by,
+            unique_until=unique_until,
+            expires_in=expires_in,
+            deadline=deadline,
         )
         return replace(self, options=options)
 
@@ -167,7 +206,10 @@ class Job(Generic[P, R]):
         contract_of(self.fn).check(self.name, args, kwargs)
         options = self.options
         priority = self.priority if options.priority is None else options.priority
-        return Draft(self.name, args, kwargs, options.queue or self.queue, priority, options, job=self)
+        lock = None
+        if unique := overridden(self.unique, options.unique):
+            lock = unique.lock(self.name, args, kwargs, self.signature)
+        return Draft(self.name, args, kwargs, options.queue or self.queue, priority, options, self, lock)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Enqueue a call. Raises :class:`InvalidJob` (for what is asked) or :class:`Unavailable` (Redis)."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+import orjson
+
 from millstream.protocol.call import Argument, Call
-from millstream.protocol.keys import Keys, QueueKeys, split_ref_stream
+from millstream.protocol.keys import Keys, QueueKeys
 from millstream.protocol.scripts import script
 
 MAX_ITEMS = 500
@@ -114,24 +116,41 @@ def all_keys(keys: QueueKeys) -> tuple[str, ...]:
 
 
 class NewJob(NamedTuple):
-    """One job to enqueue. ``delay`` is in milliseconds, None for now; ``nonce`` is "" for a generated id."""
+    """One job to enqueue. ``delay`` is in milliseconds, None for now; ``nonce`` is "" for a generated id.
+
+    ``extras`` are those of ``_extras.lua``, without the nonce; None for a plain job.
+    """
 
     id: str
     band: str
     envelope: bytes
     delay: int | None
     nonce: str
+    extras: Mapping[str, Any] | None = None
+
+    @property
+    def last_argument(self) -> str | bytes:
+        """The nonce, or the extras with it."""
+        return self.nonce if self.extras is None else orjson.dumps({"nonce": self.nonce, **self.extras})
 
 
-def enqueue(keys: QueueKeys, jobs: Sequence[NewJob]) -> Call[list[bool]]:
-    """Enqueue up to :data:`MAX_ITEMS` jobs; the reply says for each whether it was created."""
+Placed = bool | str
+"""What became of a job that was enqueued: True created, False its id exists, or the id of who holds its unique key."""
+
+
+def enqueue(keys: QueueKeys, jobs: Sequence[NewJob]) -> Call[list[Placed]]:
+    """Enqueue up to :data:`MAX_ITEMS` jobs; the reply says what became of each."""
     bands = keys.streams[1:]
     args: list[Argument] = []
     for job in jobs:
         delay = "" if job.delay is None else job.delay
-        args += (job.id, job.band[0], job.envelope, delay, job.nonce)
-    names = (keys.records, keys.due, keys.held, keys.control, keys.meta, *bands, keys.enqueued)
-    return Call(script("enqueue"), names, args, lambda reply: [bool(code) for code in reply])
+        args += (job.id, job.band[0], job.envelope, delay, job.nonce if job.extras is None else job.last_argument)
+    names = (keys.records, keys.due, keys.held, keys.control, keys.meta, *bands, keys.enqueued, keys.uniques)
+    return Call(script("enqueue"), names, args, _parse_placed)
+
+
+def _parse_placed(reply: list[Any]) -> list[Placed]:
+    return [code.decode() if isinstance(code, bytes) else bool(code) for code in reply]
 
 
 def join(keys: QueueKeys, instance: str, lease: float) -> Call[int]:
@@ -315,16 +334,37 @@ def await_end(keys: QueueKeys, job_id: str, waiters: int) -> Call[str]:
     return Call(script("await"), (keys.job(job_id), keys.waiting), (job_id, waiters), lambda reply: reply.decode())
 
 
-def mark(
-    keys: QueueKeys, job_id: str, ref: str, consumer: str, *, crash_limit: int | None = None, tell: bool = False
-) -> Call[bool]:
-    """Note that a job which runs alone really starts; False where its delivery was taken meanwhile.
+class Begun(NamedTuple):
+    """Whether a guarded job may start: ``ok``, ``stale`` or ``expired``; and until when (ms of the epoch; 0: ever)."""
 
-    *crash_limit* is the job's own, *tell* whether its application wants to know of its death: should its host vanish.
+    word: str
+    expires: int
+
+
+_BEGUN = {1: "ok", 0: "stale", 2: "expired"}
+
+
+def begin(
+    keys: QueueKeys,
+    job_id: str,
+    ref: str,
+    consumer: str,
+    *,
+    alone: bool,
+    crash_limit: int | None = None,
+    tell: bool = False,
+) -> Call[Begun]:
+    """Say that a guarded job is about to start, and ask whether it may.
+
+    *crash_limit* is the job's own, *tell* whether its application wants to know of its death: should its host vanish
+    while the job runs *alone*.
     """
-    names = (keys.job(job_id), keys.stream(split_ref_stream(ref)))
-    args = (ref, consumer, "" if crash_limit is None else crash_limit, "1" if tell else "")
-    return Call(script("mark"), names, args, bool)
+    return Call(
+        script("begin"),
+        all_keys(keys),
+        (ref, consumer, job_id, int(alone), "" if crash_limit is None else crash_limit, "1" if tell else ""),
+        lambda reply: Begun(_BEGUN[reply[0]], int(reply[1])),
+    )
 
 
 def host(keys: Keys, name: str, instance: str, what: str, heartbeat: bytes, gone: str = "") -> Call[bytes]:

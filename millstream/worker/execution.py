@@ -70,6 +70,20 @@ class Run:
         return self.current
 
 
+def _is_too_late(run: Run, delay: float) -> bool:
+    """Whether the job's deadline is over when it would run again: settling decides the same, later."""
+    expires = run.entry.expires
+    return bool(expires) and run.started_at + 1000 * (run.duration + delay) >= expires
+
+
+def keep_of(job: Job[..., Any], entry: Entry) -> int:
+    """Milliseconds for which the record outlives the job."""
+    options, ttl, keep = entry.options, job.result_ttl, KEEP_GENERATED_ID
+    if options:
+        ttl, keep = options.get("result_ttl", ttl), options.get("keep", keep)
+    return int(1000 * min(LONGEST_TTL, max(ttl, keep)))
+
+
 def _leave_the_run_to_the_parent(error: BaseException | None) -> NoReturn:
     """End a process that a handler has forked and that came out of the handler: there is one worker for a record."""
     if error is not None and not isinstance(error, SystemExit):
@@ -187,7 +201,7 @@ class Execution:
         )
         if self._journal.tells_of(run):
             self._journal.completed(run)
-        return self._outcome_of(run, Kind.COMPLETED, self._keep(run), row)
+        return self._outcome_of(run, Kind.COMPLETED, keep_of(run.job, run.entry), row)
 
     def _failed(self, run: Run, cause: str) -> Outcome:
         error = run.error
@@ -199,6 +213,8 @@ class Execution:
             return self._dead(run, cause, counted=fate.counted)
         asked = error.delay if isinstance(error, RetryLater) else None
         delay = fate.wait() if asked is None else seconds(asked)
+        if _is_too_late(run, delay):
+            return self._dead(run, cause)
         self._journal.failed(run, cause, delay)
         told = error_of(error, cause)
         if fate.problem and asked is None:
@@ -220,7 +236,7 @@ class Execution:
     def _final(self, run: Run, kind: Kind, cause: str) -> Outcome:
         assert run.error is not None
         row = self._row(run, cause=cause, error=error_of(run.error, cause), labels=labels_of(run.entry.options))
-        return self._outcome_of(run, kind, self._keep(run), row)
+        return self._outcome_of(run, kind, keep_of(run.job, run.entry), row)
 
     def _row(self, run: Run, *, counted: bool = True, **kept: Any) -> bytes:
         return run_row(
@@ -233,13 +249,6 @@ class Execution:
             cpu=run.cpu,
             **kept,
         )
-
-    def _keep(self, run: Run) -> int:
-        """Milliseconds for which the record outlives the job."""
-        options, ttl, keep = run.entry.options, run.job.result_ttl, KEEP_GENERATED_ID
-        if options:
-            ttl, keep = options.get("result_ttl", ttl), options.get("keep", keep)
-        return int(1000 * min(LONGEST_TTL, max(ttl, keep)))
 
     def _outcome_of(self, run: Run, kind: Kind, number: int, row: bytes) -> Outcome:
         entry = run.entry

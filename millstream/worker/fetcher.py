@@ -21,7 +21,7 @@ from millstream.protocol.link import Link, NoGroup
 from millstream.protocol.policy import crash_limit
 from millstream.protocol.registry import Job
 from millstream.protocol.scoreboard import Record, Word
-from millstream.protocol.transitions import Fetched, Outcome, Verdict
+from millstream.protocol.transitions import Begun, Fetched, Outcome, Verdict
 from millstream.worker.pace import Pace
 from millstream.worker.signals import Signals
 from millstream.worker.spec import WorkerSpec
@@ -132,11 +132,19 @@ class Fetcher:
         if refs:
             self._run([transitions.give_back(self._keys[queue], self._spec.consumer, refs)])
 
-    def mark(self, queue: int, entry: Entry, job: Job[..., Any]) -> bool:
-        """Note that a recovered job really starts. Raises :class:`Unavailable`."""
-        keys, limit = self._keys[queue], crash_limit(job.retry)
-        call = transitions.mark(keys, entry.id, entry.ref, self._spec.consumer, crash_limit=limit, tell=job.tells)
-        return bool(self._run([call])[0])
+    def begin(self, queue: int, entry: Entry, job: Job[..., Any]) -> Begun:
+        """Say that a guarded job is about to start, and ask whether it may. Raises :class:`Unavailable`."""
+        call = transitions.begin(
+            self._keys[queue],
+            entry.id,
+            entry.ref,
+            self._spec.consumer,
+            alone=entry.alone,
+            crash_limit=crash_limit(job.retry),
+            tell=job.tells,
+        )
+        begun: Begun = self._run([call])[0]
+        return begun
 
     def doubt(self) -> None:
         """Read what we hold before anything new: some of it may have been taken from us."""

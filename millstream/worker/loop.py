@@ -24,7 +24,7 @@ from millstream.worker import on_dead
 from millstream.worker.execution import Execution, Run
 from millstream.worker.fetcher import Delivery, Fetcher
 from millstream.worker.outbox import Outbox
-from millstream.worker.refusals import forged, malformed, unknown_job
+from millstream.worker.refusals import expired, forged, malformed, unknown_job
 from millstream.worker.reporting import Reporter, install
 from millstream.worker.signals import Signals
 from millstream.worker.spec import WorkerSpec
@@ -143,7 +143,7 @@ class Worker:
             tell = bool(self._app.dead_hooks)
             self._post(unknown_job(entry, self._spec.worker, self._server_time(batch), tell=tell))
             return True
-        if entry.alone and not self._fetcher.mark(queue, entry, job):
+        if entry.guarded and not self._may_start(batch, entry, job):
             batch.next += 1
             return True
         run = Run(self._run + 1, entry, job, self._server_time(batch), attempts_of(job.retry[0], entry))
@@ -156,6 +156,15 @@ class Worker:
         batch.seconds += run.duration
         self._post(outcome, run)
         return True
+
+    def _may_start(self, batch: Batch, entry: Entry, job: Job[..., object]) -> bool:
+        """Ask for a guarded job; where its time is over, it ends here."""
+        begun = self._fetcher.begin(batch.delivery.queue, entry, job)
+        if begun.word == "expired":
+            late = Run(self._run + 1, entry, job, self._server_time(batch), attempts_of(job.retry[0], entry))
+            self._post(expired(late, self._spec.worker), late)
+        entry.expires = begun.expires
+        return begun.word == "ok"
 
     def _announce(self, run: Run, batch: Batch) -> None:
         """Write our record: from the last store on, this run is the one that a deadline or a cancellation means."""

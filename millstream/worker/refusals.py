@@ -13,8 +13,10 @@ from millstream.protocol.envelope import Entry
 from millstream.protocol.errors import InvalidJob
 from millstream.protocol.ids import new_id
 from millstream.protocol.keys import checked_id
+from millstream.protocol.labels import labels_of
 from millstream.protocol.transitions import Kind, Outcome
-from millstream.worker.rows import told
+from millstream.worker.execution import Run, keep_of
+from millstream.worker.rows import run_row, told
 
 log = structlog.get_logger("millstream.worker")
 
@@ -68,6 +70,27 @@ def unknown_job(entry: Entry, worker: str, started_at: int, reason: str = "", *,
         "e": {"type": "UnknownJob", "message": message, "cause": "unknown_job"},
     }
     return Outcome(entry.ref, entry.id, Kind.UNKNOWN, UNKNOWN_DELAY, told(row) if tell else orjson.dumps(row))
+
+
+def expired(late: Run, worker: str) -> Outcome:
+    """End a job that was not started in time; its record is kept like that of one that has run."""
+    entry = late.entry
+    message = "the job was not started before its deadline"
+    names = {"name": entry.name, "queue": entry.queue, "attempt": entry.attempt, "run": entry.run}
+    log.info("job.expired", job=entry.id, **names, cause="deadline", error=message)
+    row = run_row(
+        entry,
+        attempt=entry.attempt,
+        max_attempts=late.max_attempts,
+        worker=worker,
+        started_at=late.started_at,
+        duration=0.0,
+        cpu=0.0,
+        cause="deadline",
+        error={"type": "JobExpired", "message": message, "cause": "deadline"},
+        labels=labels_of(entry.options),
+    )
+    return Outcome(entry.ref, entry.id, Kind.EXPIRED, keep_of(late.job, entry), row, entry.holds)
 
 
 def malformed(ref: str, fields: list[bytes], reason: str, worker: str, started_at: int) -> Outcome:

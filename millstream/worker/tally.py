@@ -95,7 +95,7 @@ class Tally(Uncounted):
         interrupted = sum(run is not None and isinstance(run.error, JobInterrupted) for run in _released(accepted))
         if interrupted:
             self._series.redelivered(queue, "shutdown", interrupted)
-        self._series.count(queue, {key: _ended(runs) for key, runs in accepted.items()})
+        self._series.count(queue, {key: _ended(runs, key[1]) for key, runs in accepted.items()})
         self._note_time(busy)
         if last:
             self._record.words[Word.COUNTED] = last
@@ -121,8 +121,10 @@ def _released(accepted: Mapping[tuple[str, str], list[Run | None]]) -> list[Run 
     return [run for (_, kind), runs in accepted.items() if kind == Kind.RELEASE for run in runs]
 
 
-def _ended(noted: Sequence[Run | None]) -> Ended:
-    """What is counted of runs; None stands for a refusal."""
+def _ended(noted: Sequence[Run | None], kind: str) -> Ended:
+    """What is counted of runs; None stands for a refusal, and what has expired did not run either."""
+    if kind == Kind.EXPIRED:
+        return Ended(len(noted))
     runs = [run for run in noted if run is not None]
     # The id of an entry is the time at which it became ready. A producer's clock, and ours as far as we guess the
     # server's, may be off: nothing takes less than no time.

@@ -140,6 +140,16 @@ def test_the_reporting_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line for _, line in told[0].lines] == ["left out b.txt"]
 
 
+@pytest.mark.leaves_jobs
+@pytest.mark.parametrize("section", ["Delay and time", "Idempotency", "Unique jobs", "Jobs that expire", "Cancel"])
+def test_the_examples_do_as_they_say(section: str, url: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLSTREAM_REDIS_URL", url)
+    monkeypatch.setenv("MILLSTREAM_PREFIX", prefix)
+    scope: dict[str, Any] = {}
+    exec(blocks(SECTIONS[section], "python")[0].text, scope)
+    scope["app"].client.close()
+
+
 def test_the_example_runs() -> None:
     scope: dict[str, Any] = {}
     exec(blocks(TEXT, "python")[0].text, scope)

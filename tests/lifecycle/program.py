@@ -61,6 +61,12 @@ def fail_once() -> int:
     return current_job().attempt
 
 
+@app.job(retry=Retry(attempts=3, delay=60, jitter=False))
+def fail_slowly(message: str) -> None:
+    note("fail_slowly", current_job().attempt)
+    raise ValueError(message)
+
+
 @app.job
 def nap(name: str, seconds: float) -> str:
     """Start, sleep, end."""

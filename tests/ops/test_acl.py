@@ -141,6 +141,10 @@ def produce(jobs: Any, up: Supervised) -> None:
     assert not jobs.add.using(id="twice").enqueue(1, 2).created
     later = jobs.add.using(delay=60, id="later").enqueue(2, 3)
     assert (later.status(), later.cancel(), later.status()) == (State.SCHEDULED, True, State.CANCELLED)
+    unique = jobs.add.using(unique_for=60, delay=60)
+    held = unique.enqueue(5, 6)
+    assert (unique.enqueue(5, 6).id, held.cancel()) == (held.id, True)
+    assert jobs.add.using(unique_for=60, expires_in=60).enqueue(5, 6).result(timeout=10) == 11
     assert jobs.add.using(delay=0.2).enqueue(2, 3).result(timeout=10) == 5
     for job in (jobs.fail, jobs.hang):
         with pytest.raises(JobFailed):
@@ -184,7 +188,8 @@ def operate(command: Callable[..., str], client: Client) -> None:
     command("dead", "retry", first, "--yes")
     command("dead", "delete", "--all", "--yes") if others else None
     command("queues", "pause", "q")
-    command("enqueue", "add", "1", "2", "--queue", "q")
+    command("enqueue", "add", "1", "2", "--queue", "q", "--unique-for", "60")
+    command("enqueue", "add", "1", "2", "--queue", "q", "--unique-for", "60")
     command("queues", "purge", "q", "--due", "--yes")
     command("enqueue", "add", "1", "2", "--queue", "q", "--id", "held")
     command("enqueue", "add", "1", "2", "--queue", "q", "--delay", "60", "--id", "operated")
@@ -240,6 +245,7 @@ FORBIDDEN = {
                  "SET other 1", "HGET other:{q}:job:1 state", "HGETALL ms:hosts", "HSET ms:hosts a b",
                  "SMEMBERS ms:queues", "ZREM ms:{q}:dead j", "HSET ms:{q}:meta paused 1",
                  "HSET ms:{q}:owners i 1", "CONFIG GET *", "ACL LIST", "KEYS *", "DEL ms:{q}:dead",
+                 "DEL ms:{q}:job:j", "SET ms:{q}:due 1", "GET ms:{q}:meta",
                  "XREVRANGE ms:{q}:control + -", "XRANGE ms:{q}:control - +"],
     "worker": ["FLUSHALL", "FLUSHDB", "GET other", "SET other 1", "KEYS *", "SCAN 0", "CONFIG GET *", "ACL LIST",
                "CLIENT KILL ID 1", "CLIENT LIST", "SCRIPT FLUSH", "SHUTDOWN", "PUBLISH c m",

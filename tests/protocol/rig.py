@@ -10,7 +10,7 @@ from millstream.protocol import transitions
 from millstream.protocol.envelope import encode_envelope
 from millstream.protocol.keys import Keys
 from millstream.protocol.link import Link
-from millstream.protocol.transitions import Fetched, Inspected, Kind, NewJob, Outcome, Verdict
+from millstream.protocol.transitions import Fetched, Inspected, Kind, NewJob, Outcome, Placed, Verdict
 from tests.support.acl import as_role
 
 A, B = "a-000001:g/0:1", "b-000001:g/0:1"
@@ -32,7 +32,7 @@ class Rig:
         envelope = encode_envelope("work", [job_id], {}, queue="q", enqueued_at=1_700_000_000_000, priority=band)
         return NewJob(job_id, band, envelope, delay, nonce)
 
-    def add(self, *ids: str, band: str = "normal", delay: int | None = None, nonce: str = "") -> list[bool]:
+    def add(self, *ids: str, band: str = "normal", delay: int | None = None, nonce: str = "") -> list[Placed]:
         return self.run(transitions.enqueue(self.keys, [self.new(job_id, band, delay, nonce) for job_id in ids]))
 
     def fetch(self, count: int = 10, consumer: str = A) -> list[str]:

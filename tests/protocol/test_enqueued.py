@@ -19,7 +19,7 @@ def counts(rig: Rig) -> dict[str, int]:
     return {name.decode(): int(value) for name, value in zip(flat[::2], flat[1::2], strict=True)}
 
 
-def send(rig: Rig, *envelopes: str) -> list[bool]:
+def send(rig: Rig, *envelopes: str) -> list[transitions.Placed]:
     """Enqueue envelopes as they are."""
     jobs = [NewJob(f"sent{number}", "normal", text.encode(), None, "") for number, text in enumerate(envelopes)]
     return rig.run(transitions.enqueue(rig.keys, jobs))
@@ -135,7 +135,7 @@ def test_a_recovered_run_comes_back_as_a_retry_only_if_it_was_on(rig: Rig) -> No
     assert rig.recover("normal") == (1, 0)
     assert "retry:work" not in counts(rig)
     (ref,) = rig.fetch()
-    assert rig.run(transitions.mark(rig.keys, "j", ref, A))
+    assert rig.run(transitions.begin(rig.keys, "j", ref, A, alone=True)).word == "ok"
     rig.age(ref, 60_000)
     assert rig.recover("again") == (1, 0)
     assert counts(rig)["retry:work"] == 1

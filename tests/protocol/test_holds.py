@@ -110,7 +110,7 @@ def purge(rig: Rig) -> None:
 def lose_a_marked_run(rig: Rig) -> None:
     rig.run(transitions.give_back(rig.keys, A, rig.fetch(1)))
     (ref,) = rig.fetch(1)
-    assert rig.run(transitions.mark(rig.keys, "j", ref, A))
+    assert rig.run(transitions.begin(rig.keys, "j", ref, A, alone=True)).word == "ok"
     rig.age(ref, 60_000)
     assert rig.recover("again", crash_limit=1) == (1, 1)
 

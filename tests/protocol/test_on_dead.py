@@ -96,7 +96,7 @@ def test_a_job_whose_host_vanished_is_told_of(rig: Rig, tell: bool) -> None:
     rig.take("j")
     rig.recover(gone="a-000001")
     (ref,) = rig.fetch(1)
-    assert rig.run(transitions.mark(rig.keys, "j", ref, A, crash_limit=1, tell=tell))
+    assert rig.run(transitions.begin(rig.keys, "j", ref, A, alone=True, crash_limit=1, tell=tell)).word == "ok"
     assert rig.recover("again", gone="a-000001") == (1, 1)
     assert [envelope["a"] for _, envelope in notices(rig)] == [["j", 3, "work", {"c": "lease_expired"}]] * tell
 
@@ -105,9 +105,9 @@ def test_a_mark_without_them_forgets_limit_and_tell(rig: Rig) -> None:
     rig.take("j")
     rig.recover(gone="a-000001")
     (ref,) = rig.fetch(1)
-    assert rig.run(transitions.mark(rig.keys, "j", ref, A, crash_limit=5, tell=True))
+    assert rig.run(transitions.begin(rig.keys, "j", ref, A, alone=True, crash_limit=5, tell=True)).word == "ok"
     assert (rig.record()["limit"], rig.record()["tell"]) == ("5", "1")
-    assert rig.run(transitions.mark(rig.keys, "j", ref, A))
+    assert rig.run(transitions.begin(rig.keys, "j", ref, A, alone=True)).word == "ok"
     assert not {"limit", "tell"} & set(rig.record())
 
 

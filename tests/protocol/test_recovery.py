@@ -52,7 +52,7 @@ def test_an_expired_lease_is_no_crash_unless_the_job_had_started_alone(rig: Rig)
     ref = rig.record()["entry"]
     rig.recover("again", gone="a-000001")  # it was delivered but had not started
     (ref,) = rig.fetch(1)
-    assert rig.run(transitions.mark(rig.keys, "j", ref, A))
+    assert rig.run(transitions.begin(rig.keys, "j", ref, A, alone=True)).word == "ok"
     rig.recover("again", gone="a-000001")
     ((_, _, fields),) = rig.run(transitions.fetch(rig.keys, A, 5)).entries
     assert dict(zip(fields[4::2], fields[5::2], strict=True))[b"crashes"] == b"1"
@@ -63,7 +63,7 @@ def test_the_third_marked_run_that_expires_makes_the_job_dead(rig: Rig) -> None:
     assert rig.recover(gone="a-000001") == (1, 0)
     for crashes in (1, 2, 3):
         (ref,) = rig.fetch(1)
-        assert rig.run(transitions.mark(rig.keys, "j", ref, A))
+        assert rig.run(transitions.begin(rig.keys, "j", ref, A, alone=True)).word == "ok"
         assert rig.recover("again", gone="a-000001") == (1, 1 if crashes == 3 else 0)
         if crashes == 2:
             assert rig.state() == "retrying", "the second one waits"
@@ -76,7 +76,7 @@ def test_the_third_marked_run_that_expires_makes_the_job_dead(rig: Rig) -> None:
 def test_a_start_cannot_be_marked_after_the_delivery_was_taken(rig: Rig) -> None:
     ref = rig.take("j")
     rig.recover(gone="a-000001")
-    assert not rig.run(transitions.mark(rig.keys, "j", ref, A))
+    assert rig.run(transitions.begin(rig.keys, "j", ref, A, alone=True)).word == "stale"
     assert "started" not in rig.record()
 
 

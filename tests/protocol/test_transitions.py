@@ -79,7 +79,7 @@ def test_every_key_of_a_call_lies_in_one_slot() -> None:
             transitions.settle(keys, "c", []),
             transitions.inspect(keys, "a"),
             transitions.await_end(keys, "a", 1),
-            transitions.mark(keys, "a", "n1-0", "c"),
+            transitions.begin(keys, "a", "n1-0", "c", alone=True),
             transitions.renew(keys, "c", []),
         ]
         assert all(tag in key for call in calls for key in call.keys)

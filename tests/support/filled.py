@@ -62,7 +62,7 @@ class Filled:
         ran |= {"s": time.time_ns() // 1_000_000, "d": 0.25, "u": 0.2} | row
         # The TTL of what ended, the delay of a retry; a first crash runs again at once.
         number = (0 if kind in (Kind.CRASH, Kind.DEAD) else 60_000) if number is None else number
-        return Outcome(entry.ref, entry.id, kind, number, orjson.dumps(ran))
+        return Outcome(entry.ref, entry.id, kind, number, orjson.dumps(ran), entry.holds)
 
     def die(self, count: int = 1, **row: Any) -> list[str]:
         """Enqueue jobs that become dead letters; their ids."""

@@ -2,8 +2,9 @@
 -- Enqueue dead jobs again, with fresh counters of attempts and crashes; what they did before is kept in their record.
 -- KEYS: as in _keys.lua
 -- ARGV: job ids
--- Returns one number per id: 1 enqueued (held where the queue is paused); 0 it is not dead; 2 it has no payload that
--- could run (a malformed entry).
+-- Returns one reply per id: 1 enqueued (held where the queue is paused); 0 it is not dead; 2 it has no payload that
+-- could run (a malformed entry); a text: it stays dead, for the living job of this id holds its unique key.
+-- A job that is not started after some time has forgotten that: whoever retries it wants it to run.
 -- include: _keys.lua
 -- include: _holds.lua
 -- include: _moves.lua
@@ -27,13 +28,15 @@ local function retry(id)
     return 0
   end
   if not fields[2] then return 2 end
+  local holder = retake(id)
+  if holder then return holder end
   local band = fields[3]
   if not band or band == 'again' then band = band_of(fields[2]) end
   remember(id, without_result(fields[5]))
   place({id = id, env = fields[2], band = band, run = (tonumber(fields[4]) or 1) + 1, attempt = 0, crashes = 0},
     letter_of(band))
   note_enqueued('retry', fields[2])
-  redis.call('HDEL', record, 'out', 'started', 'unknown', 'settled', 'limit', 'tell')
+  redis.call('HDEL', record, 'out', 'started', 'unknown', 'settled', 'limit', 'tell', 'expires')
   redis.call('ZREM', dead, id)
   return 1
 end

@@ -1,18 +1,22 @@
 #!lua
 -- Enqueue jobs of one queue, each once. Refused as a whole when the server is at maxmemory.
 -- KEYS: 1 records (a prefix), 2 due, 3 held, 4 control, 5 meta, 6-9 the streams critical, high, normal, low,
---       10 enqueued
--- ARGV: per job 5: id, letter of its band, envelope, delay in ms ("" for now), nonce ("" for a generated id)
--- Returns one number per job:
+--       10 enqueued, 11 uniques (a prefix)
+-- ARGV: per job 5: id, letter of its band, envelope, delay in ms ("" for now), nonce ("" for a generated id) or extras
+--       (see _extras.lua)
+-- Returns one reply per job:
 --   1 created; 0 a job with this id exists already (or ended lately). With a nonce, 1 also where this very call
---   was executed before and its reply was lost.
+--   was executed before and its reply was lost; a text: the id of the living job that holds its unique key: nothing
+--   was enqueued.
 local records, due, held, control, meta = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local streams = {c = KEYS[6], h = KEYS[7], n = KEYS[8], l = KEYS[9]}
-local enqueued = KEYS[10]
+local enqueued, uniques = KEYS[10], KEYS[11]
 local bands = {c = 'critical', h = 'high', n = 'normal', l = 'low'}
 local paused = redis.call('HEXISTS', meta, 'paused') == 1
 local replies = {}
 -- include: _enqueued.lua
+-- include: _holds.lua
+-- include: _extras.lua
 
 local function postpone(record, id, letter, env, delay)
   local clock = redis.call('TIME')
@@ -25,11 +29,15 @@ local function postpone(record, id, letter, env, delay)
   end
 end
 
+local extras_of = read_extras()
 for i = 1, #ARGV, 5 do
   local id, letter, env, delay, nonce = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
-  local record = records .. id
+  local record, extras = records .. id, extras_of[i + 4]
+  if extras then nonce = extras.nonce end
   if redis.call('EXISTS', record) == 1 then
     replies[#replies + 1] = nonce ~= '' and redis.call('HGET', record, 'nonce') == nonce and 1 or 0
+  elseif extras and extras.unique and holder_of(extras.unique) then
+    replies[#replies + 1] = holder_of(extras.unique)
   else
     if delay ~= '' then
       postpone(record, id, letter, env, delay)
@@ -41,6 +49,7 @@ for i = 1, #ARGV, 5 do
       redis.call('HSET', record, 'state', 'queued', 'entry', letter .. entry)
     end
     if nonce ~= '' then redis.call('HSET', record, 'nonce', nonce) end
+    if extras then keep_extras(record, id, extras, delay) end
     note_enqueued(delay ~= '' and 'delayed' or 'immediate', env)
     replies[#replies + 1] = 1
   end

@@ -4,7 +4,8 @@
 -- KEYS: as in _keys.lua
 -- ARGV: job ids
 -- Returns one text per id: "queued" (held where the queue is paused), "absent", "no payload", or the state that the
--- job is in where that is none of these ("waiting": it is queued already, or runs).
+-- job is in where that is none of these ("waiting": it is queued already, or runs); "held by <id>" where a living job
+-- holds its unique key. A job that had a deadline has none any more: whoever retries it wants it to run.
 -- include: _keys.lua
 -- include: _holds.lua
 -- include: _moves.lua
@@ -17,8 +18,10 @@ local function retry(id)
   if not fields[1] then return 'absent' end
   if not RETRIED[fields[1]] then return fields[1] == 'queued' and 'waiting' or fields[1] end
   if not fields[2] then return 'no payload' end
+  local holder = retake(id)
+  if holder then return 'held by ' .. holder end
   local band = band_of(fields[2])
-  redis.call('HDEL', record, 'cancel', 'out', 'started', 'unknown')
+  redis.call('HDEL', record, 'cancel', 'out', 'started', 'unknown', 'expires')
   place({id = id, env = fields[2], band = band, run = counter(fields[3], 1) + 1, attempt = 0, crashes = 0},
     letter_of(band))
   note_enqueued('retry', fields[2])

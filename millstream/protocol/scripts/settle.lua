@@ -12,10 +12,10 @@
 --                                2 where it was refused: the payload and the counters are kept as they are;
 --                                3 where the run was no attempt, but counted apart
 --   crashed    -                 dead letter with the row, one crash more
---   retry      delay in ms       due again, one attempt more
---   timeout    delay in ms       due again, one timeout more (counted apart from attempts)
---   memory     delay in ms       due again, one kill for its memory more (likewise)
---   crash      delay in ms       due again (`again` where 0, alone), one crash more
+--   retry      delay in ms       due again, one attempt more; dead with the row where its deadline would be over then
+--   timeout    delay in ms       likewise, one timeout more (counted apart from attempts)
+--   memory     delay in ms       likewise, one kill for its memory more
+--   crash      delay in ms       due again (`again` where 0, alone), one crash more; or dead likewise
 --   release    delay in ms       due again (`again` where 0), uncounted
 --   unknown    delay in ms       due again, uncounted; dead with the row once the grace is over
 -- The fence: a run counts only while its entry is pending for this consumer.
@@ -47,6 +47,12 @@ for i = 3, #ARGV, 5 do
   end
 end
 
+-- Whether a job's deadline is over when it would run again after so many ms. One that was cancelled would not.
+local function is_too_late(id, delay)
+  local fields = redis.call('HMGET', records .. id, 'expires', 'cancel')
+  return fields[1] and not fields[2] and now + delay >= tonumber(fields[1])
+end
+
 local function move(ref, id, kind, number, row)
   local job = job_at(ref)
   if not job then return end -- deleted while pending: only the acknowledgement is left to do
@@ -60,8 +66,11 @@ local function move(ref, id, kind, number, row)
       job.attempt = job.attempt + 1
     end
     return die(job, ref, row)
-  elseif kind == 'crashed' then
+  elseif kind == 'crashed' or (kind == 'crash' and is_too_late(id, number)) then
     job.crashes = job.crashes + 1
+    return die(job, ref, row)
+  elseif AGAIN[kind] and is_too_late(id, number) then
+    job[AGAIN[kind]] = job[AGAIN[kind]] + 1
     return die(job, ref, row)
   end
   -- The last few, because a replay may come after the next delivery has been settled too.

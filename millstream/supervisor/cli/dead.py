@@ -150,10 +150,10 @@ def retry(session: Session, selection: Selection) -> int:
     chosen = choose(session, selection)
     if not agreed(session, selection, "retry", chosen.count, ask=not selection.job_ids):
         return 0 if selection.dry_run else 1
-    retried, failures, failed = 0, 0, dict[str, control.Retried]()
+    retried, failures, failed = 0, 0, dict[str, str]()
     for keys, ids in chosen.steps():
         done = control.retry_dead(session.client, keys, ids)
-        wrong = {job_id: code for job_id, code in done.items() if code is not control.Retried.QUEUED}
+        wrong = {job_id: str(code) for job_id, code in done.items() if code is not control.Retried.QUEUED}
         retried, failures = retried + len(done) - len(wrong), failures + len(wrong)
         failed |= dict(list(wrong.items())[: SHOWN_FAILURES - len(failed)])
     for job_id, code in failed.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import click
@@ -28,19 +29,19 @@ from millstream.supervisor.cli.session import Session
 @click.option("--id", "job_id", help="An id of your own: a second enqueue with it changes nothing.")
 @click.option("--tag", "tags", multiple=True, help="What the job is found by (repeatable).")
 @click.option("--metadata", callback=pairs, multiple=True, metavar="NAME=VALUE", help="Likewise; VALUE as an ARG.")
+@click.option(
+    "--unique-for",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Only if no living job holds the same key; held for so long at most.",
+)
+@click.option("--unique-by", metavar="KEY", help="That key; by default the job's name and arguments.")
+@click.option("--expires-in", type=click.FloatRange(min=0), metavar="SECONDS", help="Not started after so many s.")
+@click.option("--deadline", metavar="TIME", help="Not started after this time: ISO 8601 with its offset.")
 @global_options
 @click.pass_obj
 def enqueue(
-    options: Globals,
-    name: str,
-    args: tuple[str, ...],
-    kwargs: str | None,
-    queue: str | None,
-    delay: float | None,
-    priority: str | None,
-    job_id: str | None,
-    tags: tuple[str, ...],
-    metadata: dict[str, str],
+    options: Globals, /, name: str, args: tuple[str, ...], kwargs: str | None, priority: str | None, **chosen: Any
 ) -> None:
     """Enqueue the job NAME and print its id.
 
@@ -48,18 +49,13 @@ def enqueue(
     hello is a text, '"42"' is the text 42. Put -- before arguments that begin with a dash.
     """
     session = Session(options)
-    chosen: dict[str, Any] = {
-        "queue": queue,
-        "delay": delay,
-        "priority": _priority(priority),
-        "id": job_id,
-        "tags": tags,
-    }
-    chosen["metadata"] = {name: _value(text) for name, text in metadata.items()}
+    chosen |= {"priority": _priority(priority), "id": chosen.pop("job_id"), "deadline": _instant(chosen["deadline"])}
+    chosen["metadata"] = {name: _value(text) for name, text in chosen["metadata"].items()}
     draft = _draft(session, name, [_value(arg) for arg in args], _keywords(kwargs), chosen)
     handle = session.app_or_plain.enqueue_draft(draft)
     if not handle.created:
-        click.echo(f"job {handle.id} existed already; nothing was enqueued", err=True)
+        why = "existed already" if handle.id == chosen["id"] else "holds the unique key"
+        click.echo(f"job {handle.id} {why}; nothing was enqueued", err=True)
     if session.output == "table":
         click.echo(handle.id)
     else:
@@ -78,7 +74,8 @@ def _draft(session: Session, name: str, args: list[Any], kwargs: dict[str, Any],
         hint = f"this application has: {known}" if known else "no application is configured: pass --app"
         raise InvalidJob(f"there is no job {name!r}: {hint}; or name the queue of another one's with --queue")
     options = checked_options(**chosen)
-    return Draft(name, tuple(args), kwargs, chosen["queue"], options.priority or 0, options)
+    lock = options.unique.lock(name, args, kwargs) if options.unique else None
+    return Draft(name, tuple(args), kwargs, chosen["queue"], options.priority or 0, options, lock=lock)
 
 
 def _value(text: str) -> Any:
@@ -98,6 +95,16 @@ def _keywords(text: str | None) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise click.BadParameter("must be a JSON object", param_hint="--kwargs")
     return value
+
+
+def _instant(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        example = "2030-01-31T18:00:00+00:00"
+        raise click.BadParameter(f"not a time: write it as {example}", param_hint="--deadline") from None
 
 
 def _priority(text: str | None) -> int | str | None:

@@ -73,6 +73,23 @@ class TestEnqueue:
         assert filled.survey().due == 1
         assert cli("queues", "purge", "q", "--due", "--yes")[0] == 0
 
+    def test_a_held_key_is_told_with_its_holder(self, cli: Cli, project: Path, filled: Filled) -> None:
+        first = cli("enqueue", "add", "2", "--unique-for", "60")[1].strip()
+        code, out, err = cli("enqueue", "add", "--unique-for", "60", "--", "2")
+        assert (code, out.strip(), err) == (0, first, f"job {first} holds the unique key; nothing was enqueued\n")
+        assert cli("enqueue", "any", "--queue", "q", "--unique-for", "60", "--unique-by", "own")[2] == ""
+        assert cli("enqueue", "other", "--queue", "q", "--unique-for", "60", "--unique-by", "own")[2] != ""
+        filled.end(filled.take(2))
+
+    def test_a_job_that_expires(self, cli: Cli, filled: Filled) -> None:
+        call = ("enqueue", "any", "--queue", "q")
+        soon = cli(*call, "--expires-in", "60")[1].strip()
+        late = cli(*call, "--deadline", "2100-01-01T00:00:00+00:00")[1].strip()
+        shown = [json.loads(cli("jobs", "show", job_id, "--json")[1])["expires_at"] for job_id in (soon, late)]
+        assert shown[0] < shown[1]
+        assert shown[1].startswith(("2099-12-31T23:59:59", "2100-01-01T00:00"))
+        filled.end(filled.take(2))
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
@@ -82,6 +99,11 @@ class TestEnqueue:
             (("--delay", "-1"), "-1.0 is not in the range"),
             (("--id", "white space"), "job id 'white space' is not valid"),
             (("--queue", "a/b"), "queue name 'a/b' is not valid"),
+            (("--unique-by", "k"), "unique_by and unique_until need unique_for"),
+            (("--deadline", "tomorrow"), "not a time: write it as 2030-01-31T18:00:00+00:00"),
+            (("--deadline", "2030-01-31T18:00"), "use an aware datetime"),
+            (("--deadline", "2030-01-31", "--expires-in", "5"), "use an aware datetime"),
+            (("--delay", "9", "--expires-in", "5"), "job 'any' would expire before its time comes"),
         ],
     )
     def test_bad_options(self, cli: Cli, arguments: tuple[str, ...], message: str) -> None:

@@ -183,7 +183,7 @@ def vanished(url: str, prefix: str, job_id: str, crashes: int) -> None:
             ref = letter + entry.decode()
             if left:
                 link.run(transitions.settle(keys, consumer, [Outcome(ref, job_id, "crash", 0, b"{}")]))
-        assert link.run(transitions.mark(keys, job_id, ref, consumer))
+        assert link.run(transitions.begin(keys, job_id, ref, consumer, alone=True)).word == "ok"
 
 
 def test_runs_of_a_vanished_host_are_counted_by_who_recovers_them(

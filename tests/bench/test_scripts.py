@@ -16,6 +16,7 @@ PROGRAMS = {
     "recovery": "ops.benchmarks.recovery",
     "deadlines": "ops.benchmarks.deadlines",
     "chaos": "tests.chaos.command",
+    "fuzz": "tests.fuzz.command",
 }
 
 

@@ -87,6 +87,7 @@ def _promote(machine: Machine, job_id: str) -> None:
 
 def _cancel(machine: Machine, job_id: str) -> None:
     machine.cancel(job_id)
+    machine.compare()
     machine.settle(job_id, Kind.CANCELLED, 0, HOLDER, 0, False)
 
 

@@ -64,9 +64,11 @@ def try_every_pair(url: str, coverage: Coverage) -> None:
         for place in PLACES:
             for transition in Transition:
                 fresh = machine()
-                fresh.bring("j0", place)
-                fresh.attempt("j0", transition)
-                fresh.teardown()
+                try:
+                    fresh.bring("j0", place)
+                    fresh.attempt("j0", transition)
+                finally:
+                    fresh.teardown()
     finally:
         machine.link.close()
 

@@ -97,6 +97,18 @@ def _purge(machine: Machine, job_id: str) -> None:
     machine.purge_a_stray(job_id)
 
 
+def _revive(machine: Machine, job_id: str) -> None:
+    machine.retry_ended(job_id)
+    machine.compare()
+    machine.retry_dead(job_id)
+
+
+def _delete(machine: Machine, job_id: str) -> None:
+    machine.delete_dead(job_id)
+    machine.compare()
+    machine.delete_ended(job_id)
+
+
 ATTEMPTS: dict[Transition, Step] = {
     Transition.ENQUEUE: _enqueue(),
     Transition.DELAY: _enqueue(HOUR),
@@ -110,8 +122,8 @@ ATTEMPTS: dict[Transition, Step] = {
     Transition.EXPIRE: _settle(Kind.EXPIRED),
     Transition.CANCEL: _cancel,
     Transition.DIE: _settle(Kind.DEAD),
-    Transition.REVIVE: lambda machine, job_id: machine.retry_dead(job_id),
-    Transition.DELETE: lambda machine, job_id: machine.delete_dead(job_id),
+    Transition.REVIVE: _revive,
+    Transition.DELETE: _delete,
     Transition.PURGE: _purge,
     Transition.FORGET: lambda machine, job_id: machine.record_expires(job_id),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
-from millstream.protocol import control, transitions
+from millstream.protocol import control, ended, transitions
 from millstream.protocol.control import Resuming, Retried
 from millstream.protocol.states import FINAL, State, Transition
 from tests.fuzz.model import DAY, LETTERS, Job
@@ -111,6 +111,31 @@ class Operating(Subject):
         job.settled, job.started = (), None
         self.model.place(job, Transition.REVIVE, job.band[0])
         self.model.came["retry:work"] += 1
+
+    @rule(job_id=IDS)
+    def retry_ended(self, job_id: str) -> None:
+        """Cancelled and expired jobs; the dead have `retry_dead`."""
+        job, state = self.tries(job_id, Transition.REVIVE), self.model.state(job_id)
+        (reply,) = self.run(ended.retry(self.keys, [job_id]))
+        if job and state in (State.CANCELLED, State.EXPIRED):
+            assert reply == "queued"
+            job.run, job.attempt, job.crashes, job.alone, job.started = job.run + 1, 0, 0, False, None
+            self.model.place(job, Transition.REVIVE, job.band[0])
+            self.model.came["retry:work"] += 1
+        else:
+            waiting = state in (State.QUEUED, State.RUNNING)
+            assert reply == ("waiting" if waiting else str(state or "absent"))
+
+    @rule(job_id=IDS)
+    def delete_ended(self, job_id: str) -> None:
+        job, state = self.tries(job_id, Transition.DELETE), self.model.state(job_id)
+        (reply,) = self.run(ended.delete(self.keys, [job_id]))
+        if job and state in FINAL:
+            assert reply == "deleted"
+            self.model.dead.discard(job_id)
+            self.model.step(job, Transition.DELETE)
+        else:
+            assert reply == ("queued" if state is State.RUNNING else str(state or "absent"))
 
     @rule(job_id=IDS)
     def delete_dead(self, job_id: str) -> None:

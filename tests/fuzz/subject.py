@@ -54,8 +54,7 @@ class Subject(RuleBasedStateMachine):
         self.join()
 
     def teardown(self) -> None:
-        records = [self.keys.job(name) for name in NAMES] + [self.keys.waits + name for name in NAMES]
-        self.link.execute("DEL", *transitions.all_keys(self.keys), *records)
+        self.link.execute("DEL", *self.link.execute("KEYS", self.keys.prefix + "*"))
 
     def run(self, call: Call[T]) -> T:
         """Run one script."""

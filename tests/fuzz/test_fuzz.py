@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib import resources
 
 import pytest
 
@@ -57,8 +58,9 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plant]:
 
         monkeypatch.setattr(scripts, "_read", patched)
         scripts.script.cache_clear()
-        for file in ("cancel", "promote", "settle", "enqueue", "give_back", "purge"):
-            scripts.script(file)
+        for path in resources.files("millstream.protocol.scripts").iterdir():
+            if path.name.endswith(".lua") and not path.name.startswith("_"):
+                scripts.script(path.name.removesuffix(".lua"))
         assert changed, f"{name}: the text is no longer in the scripts"
 
     yield start

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, settings
@@ -19,9 +22,11 @@ STEPS = 40
 EXAMPLES = 25
 HEADER = """from tests.fuzz.coverage import Coverage
 from tests.fuzz.machine import machine_on
-from tests.support.servers import Kind, Server
+from tests.support import servers
+from millstream.protocol.states import State
+from millstream.protocol.transitions import Kind
 
-server = Server(Kind.{name}).start()
+server = servers.Server(servers.Kind.{name}).start()
 Machine = machine_on(server.url, Coverage())
 """
 
@@ -35,15 +40,15 @@ class Found:
     program: str
 
 
-def run_example_batch(url: str, coverage: Coverage, seed: int, examples: int = EXAMPLES) -> Found | None:
-    """Some sequences, drawn by a seed; the first that fails, shrunk, or None."""
+def run_example_batch(url: str, coverage: Coverage, seed: int, steps: int = STEPS, shrink: bool = True) -> Found | None:
+    """Some sequences, drawn by a seed; the first that fails, made as short as it can be, or None."""
     machine = machine_on(url, coverage)
     quiet = settings(
-        max_examples=examples,
-        stateful_step_count=STEPS,
+        max_examples=EXAMPLES,
+        stateful_step_count=steps,
         deadline=None,
         database=None,
-        phases=(Phase.generate, Phase.shrink),
+        phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
         suppress_health_check=list(HealthCheck),
         print_blob=False,
     )
@@ -51,7 +56,7 @@ def run_example_batch(url: str, coverage: Coverage, seed: int, examples: int = E
         with with_reporter(lambda _text: None):
             run_state_machine_as_test(hypothesis.seed(seed)(machine), settings=quiet)
     except Exception as failure:  # whatever a rule, the model or the server raised is what is looked for
-        return Found(seed, f"{type(failure).__name__}: {failure}", _program(failure))
+        return Found(seed, _reason(failure), _program(failure))
     finally:
         machine.link.close()
     return None
@@ -86,7 +91,14 @@ def search(
     return None
 
 
+def _reason(failure: Exception) -> str:
+    """What was raised, and by which line of the rules."""
+    place = traceback.extract_tb(failure.__traceback__)[-1]
+    return f"{type(failure).__name__}: {failure} ({Path(place.filename).name}:{place.lineno}: {place.line})"
+
+
 def _program(failure: Exception) -> str:
     """The sequence as hypothesis wrote it down, without its heading."""
-    lines = "\n".join(getattr(failure, "__notes__", [])).splitlines()
-    return "\n".join(line for line in lines if line.startswith(("state = ", "state.", "    ", ")", "]")))
+    notes = "\n".join(getattr(failure, "__notes__", []))
+    written = re.search(r"^state = .*^state\.teardown\(\)", notes, re.MULTILINE | re.DOTALL)
+    return re.sub(r"<(\w+\.\w+): [^>]*>", r"\1", written[0] if written else notes)  # members of enums

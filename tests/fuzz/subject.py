@@ -108,7 +108,9 @@ class Subject(RuleBasedStateMachine):
         seen = {name: fact for name, fact in zip(NAMES, replies[1:], strict=True) if fact.record}
         ttls = dict(zip(NAMES, raw[5 + len(LETTERS) :], strict=True))
         self._learn(seen, scores)
-        assert {name: _seen_job(name, fact, scores) for name, fact in seen.items()} == self._expected_jobs()
+        same("jobs that exist", set(seen), set(self.model.jobs))
+        for name, fact in seen.items():
+            same(name, _seen_job(name, fact, scores), _expected_job(self.model.jobs[name]))
         self._compare_times(seen, ttls)
         self._compare_queue(replies[0], raw)
 
@@ -123,9 +125,6 @@ class Subject(RuleBasedStateMachine):
                     self.refs[name].append(entry)
             if self.model.is_due(job) and job.due is None:
                 job.due = scores.get(name)
-
-    def _expected_jobs(self) -> dict[str, dict[str, Any]]:
-        return {name: _expected_job(job) for name, job in self.model.jobs.items()}
 
     def _compare_times(self, seen: dict[str, Inspected], ttls: dict[str, int]) -> None:
         for name, job in self.model.jobs.items():
@@ -142,17 +141,24 @@ class Subject(RuleBasedStateMachine):
         model = self.model
         running = [job.place for job in model.held_by(None)]
         waits = {letter: len(ids) for letter, ids in model.streams.items()}
-        assert {name[0]: count for name, count in facts.streams.items()} == waits
-        assert raw[5 : 5 + len(LETTERS)] == [waits[letter] + running.count(letter) for letter in LETTERS]
-        assert (facts.running, facts.held, facts.dead) == (len(running), len(model.held), len(model.dead))
-        assert facts.due == sum(map(model.is_due, model.jobs.values()))
-        assert (facts.paused, facts.resuming) == (bool(model.paused), model.paused == "resuming")
+        same("undelivered", {name[0]: count for name, count in facts.streams.items()}, waits)
+        lengths = [waits[letter] + running.count(letter) for letter in LETTERS]
+        same("lengths of the streams", raw[5 : 5 + len(LETTERS)], lengths)
+        counts = (len(running), len(model.held), sum(map(model.is_due, model.jobs.values())), len(model.dead))
+        same("running, held, due, dead", (facts.running, facts.held, facts.due, facts.dead), counts)
+        same("paused, resuming", (facts.paused, facts.resuming), (bool(model.paused), model.paused == "resuming"))
         names = {"retry": "retried", "crash": "crashed", "release": "released"}
-        assert facts.counters == {names.get(name, name): count for name, count in model.stats.items() if count}
-        assert {name.decode() for name in raw[1]} == model.dead
-        assert [name.decode() for name in raw[2]] == model.history
-        assert {name.decode(): int(count) for name, count in _pairs(raw[3])} == dict(model.came)
-        assert {name.decode(): int(count) for name, count in _pairs(raw[4])} == dict(model.waiting)
+        counters = {names.get(name, name): count for name, count in model.stats.items() if count}
+        same("counters", facts.counters, counters)
+        same("dead letters", {name.decode() for name in raw[1]}, model.dead)
+        same("history", [name.decode() for name in raw[2]], model.history)
+        same("enqueued", {name.decode(): int(count) for name, count in _pairs(raw[3])}, dict(model.came))
+        same("waiting for an end", {name.decode(): int(count) for name, count in _pairs(raw[4])}, dict(model.waiting))
+
+
+def same(what: str, seen: object, expected: object) -> None:
+    """Raise AssertionError where the server has it otherwise than the model."""
+    assert seen == expected, f"{what}: {seen}; by the model: {expected}"
 
 
 def _pairs(flat: list[Any]) -> list[tuple[Any, Any]]:

@@ -28,6 +28,7 @@ RUN_BY = {
     "ops/deadlines": "test_the_measuring_scripts_start",
     "ops/chaos": "test_the_measuring_scripts_start",
     "ops/fuzz": "test_the_measuring_scripts_start",
+    "ops/scale": "test_the_measuring_scripts_start",
 }
 
 

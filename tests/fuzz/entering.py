@@ -61,8 +61,10 @@ class Entering(Subject):
 
     @rule(consumer=st.sampled_from(CONSUMERS))
     def read_own(self, consumer: str) -> None:
-        held = [job.entry for job in self.model.held_by(consumer)]
-        assert refs_of(self.run(transitions.own(self.keys, consumer))) == held
+        held = self.model.held_by(consumer)
+        assert refs_of(self.run(transitions.own(self.keys, consumer))) == [job.entry for job in held]
+        for job in held:
+            job.lease_over = False  # the server takes it for a new delivery
 
     @rule(count=st.sampled_from([1, 200]))
     def promote(self, count: int) -> None:

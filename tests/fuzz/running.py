@@ -10,7 +10,7 @@ from millstream.protocol.keys import STREAMS, split_ref_stream
 from millstream.protocol.states import State, Transition
 from millstream.protocol.transitions import Kind, Outcome, Verdict
 from tests.fuzz.model import HOUR, LETTERS, Job
-from tests.fuzz.subject import BY, CONSUMERS, IDS, OLD, Subject, row
+from tests.fuzz.subject import BY, CONSUMERS, IDS, OLD, Subject, row, same
 
 CONSUMER = st.sampled_from(CONSUMERS)
 LATER = st.sampled_from([0, HOUR])
@@ -187,8 +187,8 @@ class Running(Subject):
         ends = [(self._recovered(job, limit), "work", job.id, job.run - 1) for job in taken]
         ended = [end for end in ends if end[0]]
         died = sum(kind == "crashed" for kind, *_ in ended)
-        assert (found.cursor, found.recovered, found.dead) == ("", len(taken), died)
-        assert [tuple(run) for run in found.ended] == ended
+        same("cursor, recovered, dead", (found.cursor, found.recovered, found.dead), ("", len(taken), died))
+        same("runs that counted", [tuple(run) for run in found.ended], ended)
         self.model.stats["recovered"] += len(taken)
         self.model.stats["dead"] += died
 

@@ -67,20 +67,27 @@ def remove_keys(url: str, prefix: str) -> None:
             client.unlink(key)
 
 
+@contextlib.contextmanager
+def prefix_of_its_own(url: str) -> Iterator[str]:
+    """A prefix that nobody else has; its keys are deleted afterwards."""
+    prefix = f"bench{secrets.token_hex(4)}:"
+    try:
+        yield prefix
+    finally:
+        remove_keys(url, prefix)
+
+
 def run_rounds(url: str, jobs: int, rounds: int, only_bare: bool, console: Console) -> Figures:
     """Interleaved rounds, so that drifts of the machine meet both sides."""
     figures = Figures()
     for number in range(1, rounds + 1):
         console.print(f"round {number} of {rounds}", style="dim")
-        prefix = f"bench{secrets.token_hex(4)}:"
-        try:
+        with prefix_of_its_own(url) as prefix:
             bare_round(url, prefix, jobs, figures)
             if not only_bare:
                 from ops.benchmarks.ours import our_round
 
                 our_round(url, prefix, jobs, figures)
-        finally:
-            remove_keys(url, prefix)
     return figures
 
 
@@ -89,15 +96,18 @@ def run_rounds(url: str, jobs: int, rounds: int, only_bare: bool, console: Conso
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--server", default="embedded", show_default=True, help="embedded, redis, or a Redis URL.")
 @click.option("--bare", "only_bare", is_flag=True, help="Only the reference loops.")
+@click.option("--against", "revision", default="", metavar="REV", help="Against this revision instead of bare loops.")
 @click.option("--json", "as_json", is_flag=True)
-def main(jobs: int, rounds: int, server: str, only_bare: bool, as_json: bool) -> None:
-    """Throughput, enqueue and idle latency against bare redis-py loops.
+def main(jobs: int, rounds: int, server: str, only_bare: bool, revision: str, as_json: bool) -> None:
+    """Throughput, enqueue and idle latency against bare redis-py loops, or against another revision.
 
     Exits 1 when a job was lost or run twice.
     """
     messages = Console(stderr=True)
     try:
         with server_url(server) as url:
+            if revision:
+                return _compare(url, revision, jobs, rounds, as_json, messages)
             figures = run_rounds(url, jobs, rounds, only_bare, messages)
     except Failed as problem:
         messages.print(f"FAILED: {problem}", style="bold red")
@@ -107,6 +117,17 @@ def main(jobs: int, rounds: int, server: str, only_bare: bool, as_json: bool) ->
         click.echo(json.dumps({"jobs": jobs, "figures": figures.to_dict(), "ratios": ratios}, indent=2))
     else:
         figures.show(Console(), f"{jobs:,} jobs a round, {server}", RATIOS)
+
+
+def _compare(url: str, revision: str, jobs: int, rounds: int, as_json: bool, messages: Console) -> None:
+    from ops.benchmarks import against
+
+    ours, theirs = against.run_in_turn(url, revision, jobs, rounds, messages)
+    facts = against.report(ours, theirs, jobs, revision)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        against.show(Console(), ours, theirs, f"{jobs:,} jobs a round, here and {revision} in turn")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,11 @@ class Figures:
         """Record one round's value."""
         self._by_name.setdefault(name, Figure(name, unit)).values.append(value)
 
+    def extend(self, values: dict[str, tuple[str, float]]) -> None:
+        """Record a round that was measured elsewhere: name -> unit and value."""
+        for name, (unit, value) in values.items():
+            self.add(name, unit, value)
+
     def __contains__(self, name: str) -> bool:
         return name in self._by_name
 
@@ -50,6 +55,16 @@ class Figures:
         """Median of the ratios of the same round; both were measured moments apart."""
         pairs = zip(self._by_name[name].values, self._by_name[reference].values, strict=True)
         return statistics.median(value / other for value, other in pairs)
+
+    def median(self, name: str) -> float:
+        """Median of one figure's rounds."""
+        return self._by_name[name].median
+
+    def ratios_to(self, other: Figures, name: str) -> tuple[float, list[float]]:
+        """One figure's ratios to that of another run, round by round: their median, and all of them."""
+        pairs = zip(self._by_name[name].values, other._by_name[name].values, strict=True)
+        ratios = [value / reference for value, reference in pairs]
+        return statistics.median(ratios), ratios
 
     def show(self, console: Console, title: str, ratios: dict[str, tuple[str, str]]) -> None:
         """Print the figures and the ratios that can be formed."""

@@ -14,8 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = {
     "bench": "ops.benchmarks.bench",
     "recovery": "ops.benchmarks.recovery",
+    "scale": "ops.benchmarks.scale",
     "deadlines": "ops.benchmarks.deadlines",
     "chaos": "tests.chaos.command",
+    "fuzz": "tests.fuzz.command",
 }
 
 
@@ -34,6 +36,39 @@ def test_bench(server: str) -> None:
     assert code == 0
     assert report["ratios"].keys() >= {"no-op jobs : bare XREADGROUP COUNT 100", "enqueue : bare XADD"}
     assert all(figure["median"] > 0 for figure in report["figures"].values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="an unpacked sdist has no revisions")
+def test_bench_against_a_revision() -> None:
+    code, report = run("bench", "--against", "HEAD", "--jobs", "500", "--rounds", "2")
+    assert code == 0
+    assert report["figures"].keys() == {"here", "HEAD"}
+    assert report["ratios"].keys() >= {"no-op jobs, 2 workers", "enqueue one by one", "enqueue_many"}
+    assert all(0 < ratio["least"] <= ratio["median"] <= ratio["greatest"] for ratio in report["ratios"].values())
+
+
+@pytest.mark.slow
+def test_bench_against_what_is_no_revision() -> None:
+    command = [sys.executable, "-m", PROGRAMS["bench"], "--against", "no-such-revision"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert "'no-such-revision' cannot be read" in done.stderr
+
+
+@pytest.mark.slow
+def test_scale() -> None:
+    code, report = run("scale", "--delayed", "1000", "--dead", "500", "--backlog", "1000", "--rounds", "2")
+    assert code == (0 if report["holds"] else 1)  # slower, as a loaded machine may be
+    assert report["ratios"].keys() == {"enqueue", "fetch", "settle"}
+    assert 0 < report["late_ms"]["p50"] <= report["late_ms"]["longest"]
+    assert report["longest_call_ms"].keys() >= {"list queued", "search a name", "delete dead", "purge", "purge due"}
+
+
+@pytest.mark.slow
+def test_fuzz() -> None:
+    code, report = run("fuzz", "--minutes", "0", "--seed", "1", "--server", "valkey")
+    assert (code, report["missing"], report["found"]) == (0, [], None)
 
 
 @pytest.mark.slow

@@ -27,6 +27,8 @@ RUN_BY = {
     "ops/recovery": "test_the_measuring_scripts_start",
     "ops/deadlines": "test_the_measuring_scripts_start",
     "ops/chaos": "test_the_measuring_scripts_start",
+    "ops/fuzz": "test_the_measuring_scripts_start",
+    "ops/scale": "test_the_measuring_scripts_start",
 }
 
 

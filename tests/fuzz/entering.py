@@ -1,0 +1,109 @@
+"""Rules: how jobs come into a queue, wait, and are delivered."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+from hypothesis.stateful import rule
+
+from millstream.protocol import transitions
+from millstream.protocol.keys import BANDS
+from millstream.protocol.states import State, Transition
+from millstream.protocol.transitions import NewJob
+from tests.fuzz.model import HOUR, LETTERS, Job
+from tests.fuzz.subject import CONSUMERS, IDS, NAMES, Subject
+from tests.protocol.rig import refs_of
+
+BAND = st.sampled_from(BANDS)
+DELAY = st.sampled_from([None, 0, HOUR])
+NONCE = st.sampled_from(["", "one", "two"])
+
+
+class Entering(Subject):
+    """Enqueue, promote, fetch."""
+
+    @rule(job_id=IDS, band=BAND, delay=DELAY, nonce=NONCE)
+    def enqueue(self, job_id: str, band: str, delay: int | None, nonce: str) -> None:
+        transition = Transition.ENQUEUE if delay is None else Transition.DELAY
+        known = self.tries(job_id, transition)
+        new = NewJob(job_id, band, self.envelope(job_id, band), delay, nonce)
+        created = self.run(transitions.enqueue(self.keys, [new])) == [True]
+        assert created is (known is None or (bool(nonce) and known.nonce == nonce))
+        if known:
+            return
+        job = self.model.jobs[job_id] = Job(job_id, band, nonce=nonce)
+        if delay is None:
+            self.model.place(job, transition, band[0])
+            self.model.came["immediate:work"] += 1
+        else:
+            self.model.postpone(job, transition, delay)
+            self.model.came["delayed:work"] += 1
+
+    @rule(consumer=st.sampled_from(CONSUMERS), count=st.integers(1, 4))
+    def fetch(self, consumer: str, count: int) -> None:
+        expected = [] if self.model.paused == "1" else self._next(count)
+        for name in NAMES:
+            if name not in expected:
+                self.tries(name, Transition.FETCH)
+        fetched = self.run(transitions.fetch(self.keys, consumer, count))
+        assert fetched.paused is (self.model.paused == "1")
+        jobs = [self.model.jobs[name] for name in expected]
+        assert refs_of(fetched) == [job.entry for job in jobs]
+        for job in jobs:
+            self.model.streams[job.place].remove(job.id)
+            self.model.step(job, Transition.FETCH)
+            job.holder = consumer
+
+    def _next(self, count: int) -> list[str]:
+        """What is delivered next: `again` first and alone, then the bands in strict order."""
+        if self.model.streams["a"]:
+            return self.model.streams["a"][:1]
+        return [name for letter in LETTERS for name in self.model.streams[letter]][:count]
+
+    @rule(consumer=st.sampled_from(CONSUMERS))
+    def read_own(self, consumer: str) -> None:
+        held = self.model.held_by(consumer)
+        assert refs_of(self.run(transitions.own(self.keys, consumer))) == [job.entry for job in held]
+        for job in held:
+            job.lease_over = False  # the server takes it for a new delivery
+
+    @rule(count=st.sampled_from([1, 200]))
+    def promote(self, count: int) -> None:
+        jobs = self.model.due_now()[:count]
+        promoted = self.run(transitions.promote(self.keys, count))
+        for job in jobs:
+            job.alone = job.crashes > 0
+            self.model.place(job, Transition.PROMOTE, "a" if job.alone else job.band[0])
+        assert (promoted.jobs, promoted.broken) == (len(jobs), 0)
+        assert (promoted.wait == -1) is not any(map(self.model.is_due, self.model.jobs.values()))
+
+    @rule(job_id=IDS)
+    def promote_a_stray(self, job_id: str) -> None:
+        """A job that is not due stands among what is due: it is not moved, and stands there no more."""
+        job = self.tries(job_id, Transition.PROMOTE)
+        if job and self.model.is_due(job):
+            return
+        self.link.execute("ZADD", self.keys.due, 0, job_id)
+        self.promote(200)
+
+    @rule(job_id=IDS)
+    def time_passes(self, job_id: str) -> None:
+        """A job's time has come; the server's clock is left alone, the instant is moved."""
+        job = self.model.jobs.get(job_id)
+        if job and self.model.is_due(job):
+            self.link.execute("ZADD", self.keys.due, 0, job_id)
+            job.due, job.delay = 0.0, 0
+
+    @rule(job_id=IDS, waiters=st.sampled_from([1, 0, -1]))
+    def wait_for_the_end(self, job_id: str, waiters: int) -> None:
+        job, waiting = self.model.jobs.get(job_id), self.model.waiting
+        stored = State.QUEUED if job and job.state is State.RUNNING else job.state if job else None
+        assert self.run(transitions.await_end(self.keys, job_id, waiters)) == (stored or "")
+        if stored not in (State.QUEUED, State.SCHEDULED, State.RETRYING):
+            return
+        waiting[job_id] = waiting[job_id] + waiters if waiters else max(waiting[job_id], 1)
+        if waiting[job_id] <= 0:
+            del waiting[job_id]
+
+    @rule()
+    def forget_the_scripts(self) -> None:
+        self.link.execute("SCRIPT", "FLUSH")

@@ -35,7 +35,7 @@ def meant(kind: Kind, delay: int) -> Transition:
 
 
 class Running(Subject):
-    """Settle, mark, renew, give back, retire, recover."""
+    """Settle, begin, renew, give back, retire, recover."""
 
     @rule(job_id=IDS, kind=st.sampled_from(Kind), delay=LATER, by=BY, old=OLD, over=st.booleans())
     def settle(self, job_id: str, kind: Kind, delay: int, by: str, old: int, over: bool) -> None:
@@ -124,10 +124,11 @@ class Running(Subject):
             self._settled(job, job.entry or "", consumer, kind, number)
 
     @rule(job_id=IDS, by=BY, old=OLD)
-    def mark(self, job_id: str, by: str, old: int) -> None:
+    def begin_alone(self, job_id: str, by: str, old: int) -> None:
         job, ref, consumer = self.model.jobs.get(job_id), self.ref(job_id, old), self.who(job_id, by)
         holds = job is not None and job.holder == consumer and job.entry == ref
-        assert self.run(transitions.mark(self.keys, job_id, ref, consumer)) is holds
+        begun = self.run(transitions.begin(self.keys, job_id, ref, consumer, alone=True))
+        assert begun.word == ("ok" if holds else "stale")
         if job and holds:
             job.started = ref
 

@@ -36,7 +36,7 @@ class TestJobs:
         row = json.loads(cli("jobs", "show", "j1", "--json")[1])
         promised = (
             "id job queue state priority attempt max_attempts crashes run progress message result error attempts "
-            "enqueued_at due_at started_at finished_at metadata tags"
+            "enqueued_at due_at started_at finished_at metadata tags expires_at"
         )
         assert set(row) == set(promised.split())
         assert set(row["attempts"][0]) == {

@@ -84,11 +84,25 @@ def _memory(view: View) -> Samples:
 def _oldest_running(view: View) -> Samples:
     """Absent where no job runs: an alert on the age must not see a 0."""
     oldest: dict[str, int] = {}
-    for group, record in _alive(view):
-        if record.running:
-            oldest[group] = min(record.words[Word.STARTED], oldest.get(group, 1 << 63))
+    for group, process in _alive(view):
+        for record in view.board.holders(process):
+            if record.running:
+                oldest[group] = min(record.words[Word.STARTED], oldest.get(group, 1 << 63))
     for group, started in oldest.items():
         yield (("group", group),), _wall(started)
+
+
+def _blocked(view: View) -> Samples:
+    """Of groups whose processes run several coroutines; also while a worker is so busy that it logs nothing."""
+    longest: dict[str, int] = {}
+    now = time.monotonic_ns()
+    for group, record in _alive(view):
+        words = record.words
+        if words[Word.LANES]:
+            since = words[Word.STEP_SINCE] if words[Word.STEP] else now
+            longest[group] = max(now - since, longest.get(group, 0))
+    for group, nanoseconds in longest.items():
+        yield (("group", group),), round(nanoseconds / 1e9, 3)
 
 
 def _wall(nanoseconds: int) -> float:
@@ -169,6 +183,12 @@ GAUGES = (
         ("group",),
         "When the run started that is on for the longest; absent where none is.",
         _oldest_running,
+    ),
+    Gauge(
+        "millstream_event_loop_blocked_seconds",
+        ("group",),
+        "For how long one coroutine has kept all others of its process waiting; absent where jobs run one at a time.",
+        _blocked,
     ),
     Gauge("millstream_heartbeat_timestamp_seconds", (), "When the supervisor's loop last ticked.", _heartbeat),
     Gauge("millstream_draining", (), "1 while the supervisor drains or stops.", _draining),

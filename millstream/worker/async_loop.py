@@ -74,7 +74,9 @@ class AsyncWorker(Worker):
         self._free = list(self._lanes)
         self._running: dict[asyncio.Task[None], Lane] = {}
         self._ended: list[Lane] = []  # with an outcome that is not settled
-        self._suspects: deque[tuple[Lane, Run]] = deque()  # which one crash more would bury: each runs by itself
+        self._suspects: deque[tuple[Lane, Run]] = (
+            deque()
+        )  # as many crashes as would bury them, none proven: each runs by itself
         self._by_itself = False
         self._leaving = False
         self._changed = asyncio.Event()
@@ -186,11 +188,14 @@ class AsyncWorker(Worker):
         """Start what was delivered. Raises :class:`Unavailable`; what was not taken is read again then."""
         if delivery is None:
             return
+        if self._signals.stopping:
+            refs = [letter + entry_id.decode() for letter, entry_id, _ in delivery.entries]
+            return await self._ask(partial(self._fetcher.give_back, delivery.queue, refs))
         taken, error = await self._ask(partial(self._take, delivery))
         for lane, run in taken:
             if run is None:
                 self._end(lane)
-            elif run.entry.crashes and run.entry.crashes + 1 >= self._spec.crash_limit:
+            elif run.entry.crashes >= self._spec.crash_limit:
                 self._suspects.append((lane, run))
             elif not lane.may_start():
                 self._fetcher.doubt()
@@ -244,7 +249,7 @@ class AsyncWorker(Worker):
         lane.let_go()
         self._free.append(lane)
 
-    # Those that may crash the process once more.
+    # Those that may be the fault of crashes.
 
     async def _start_suspect(self) -> None:
         lane, run = self._suspects.popleft()

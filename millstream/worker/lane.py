@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 from millstream.protocol.app import Millstream
 from millstream.protocol.scoreboard import Order, Record, Word
@@ -14,7 +13,7 @@ from millstream.worker.execution import Execution, Run
 from millstream.worker.fetcher import Delivery, Fetcher
 from millstream.worker.loop import Batch, Worker
 from millstream.worker.spec import WorkerSpec
-from millstream.worker.stepping import LaneSignals, Steps
+from millstream.worker.stepping import LaneSignals, Steps, called
 from millstream.worker.tally import Uncounted
 
 HALTED = 0.002
@@ -46,7 +45,7 @@ class LaneExecution(Execution):
         if self._journal.says_each:
             self._journal.started(run)
         started = time.monotonic()
-        self.steps = steps = Steps(_called(run), self._number, run.number, self._lane, self._lane_signals)
+        self.steps = steps = Steps(called(run), self._number, run.number, self._lane, self._lane_signals)
         try:
             run.result = await steps
         except BaseException as error:  # whatever a handler raises ends its job, never the worker
@@ -54,12 +53,6 @@ class LaneExecution(Execution):
         self.steps = None
         run.duration, run.cpu = time.monotonic() - started, steps.cpu / 1e9
         set_current_job(None)
-
-
-async def _called(run: Run) -> Any:
-    """A handler that is no coroutine is one step: all others wait for it."""
-    returned = run.job.fn(*run.entry.args, **run.entry.kwargs)
-    return await returned if run.job.is_async else returned
 
 
 class Lane(Worker):

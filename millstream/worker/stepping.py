@@ -19,7 +19,7 @@ import structlog
 
 from millstream.protocol.errors import Interruption
 from millstream.protocol.scoreboard import Record, Word
-from millstream.worker.execution import leave_the_run_to_the_parent
+from millstream.worker.execution import Run, leave_the_run_to_the_parent
 from millstream.worker.signals import Signals, interruption_of
 
 log = structlog.get_logger("millstream.worker")
@@ -41,6 +41,12 @@ class LaneSignals(Signals):
         super()._on_usr2(number, frame)  # `in_handler` is 0: it raises nothing
         if (steps := self.stepping) is not None and (interruption := steps.take_interruption(frame)):
             raise interruption
+
+
+async def called(run: Run) -> Any:
+    """A run's handler. One that is no coroutine is one step: all others wait for it."""
+    returned = run.job.fn(*run.entry.args, **run.entry.kwargs)
+    return await returned if run.job.is_async else returned
 
 
 class Steps:
@@ -140,7 +146,8 @@ def _waiting(awaited: Any) -> list[str]:
     """The frames of a coroutine that waits, innermost first."""
     lines: list[str] = []
     while frame := getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None):
-        lines.insert(0, _line(frame))
+        if frame.f_code.co_filename != __file__:
+            lines.insert(0, _line(frame))
         awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
     return lines
 

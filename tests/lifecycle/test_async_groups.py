@@ -122,7 +122,7 @@ def test_only_the_run_that_is_killed_for_its_hard_limit_counts(mill: StartMill, 
     assert info.error is not None
     assert (info.attempt, info.crashes, info.error.cause, info.error.signal) == (1, 0, "timeout", "SIGKILL")
     assert info.attempts[0].duration is not None
-    assert 1.2 <= info.attempts[0].duration <= 2.2
+    assert info.attempts[0].duration >= 1.2
     where = f"line {LINE} in deaf" if job is program.deaf else "in hold_the_gil"
     assert where in info.error.stack
     assert "/millstream/worker/" not in info.error.stack
@@ -168,7 +168,9 @@ def test_a_crash_is_blamed_on_the_job_that_had_the_cpu(mill: StartMill) -> None:
     info = poison.info()
     assert info.error is not None
     assert (info.crashes, info.error.cause, info.error.signal) == (3, "crash", "SIGSEGV")
-    _others_end(running, others, runs=4)
+    running.touch("go")
+    assert [handle.result(20) for handle in others] == OTHERS  # type: ignore[attr-defined]
+    assert {(handle.info().attempt, handle.info().crashes) for handle in others} == {(1, 0)}  # type: ignore[attr-defined]
     running.up.stop()
 
 
@@ -192,8 +194,8 @@ def test_all_jobs_of_a_killed_process_run_again(mill: StartMill) -> None:
 
 
 @ONE_SERVER
-def test_a_job_that_one_crash_more_would_bury_runs_by_itself(mill: StartMill) -> None:
-    running = mill(crash_limit=2)
+def test_what_has_crashed_too_often_beside_others_runs_by_itself(mill: StartMill) -> None:
+    running = mill(crash_limit=1)
     handles = _with_others(running, every=0.5)
     (worker,) = running.up.workers()
     os.kill(worker, signal.SIGKILL)
@@ -211,7 +213,7 @@ def test_a_job_that_one_crash_more_would_bury_runs_by_itself(mill: StartMill) ->
 @ONE_SERVER
 def test_a_process_that_grows_too_large_is_killed(mill: StartMill) -> None:
     """Nobody knows through whose fault, until the job runs by itself."""
-    running = mill(memory_limit='"300MiB"', crash_limit=2)
+    running = mill(memory_limit='"300MiB"', crash_limit=1)
     others = [program.until.enqueue(name, "go") for name in OTHERS[:2]]
     for name in OTHERS[:2]:
         running.wait_for("start", name)
@@ -272,10 +274,10 @@ def test_leases_are_renewed_while_the_loop_is_blocked(mill: StartMill) -> None:
 @ONE_SERVER
 def test_what_has_ended_is_settled_while_the_loop_is_blocked(mill: StartMill) -> None:
     running = mill()
-    quick = [program.add.enqueue(number) for number in range(5)]
+    quick = [program.instantly.enqueue(number) for number in range(5)]
     blocking = program.block.enqueue("blocking", 4)
     running.wait_for("start", "blocking")
-    assert [handle.result(2) for handle in quick] == [2, 3, 4, 5, 6]
+    assert [handle.result(2) for handle in quick] == [0, 1, 2, 3, 4]
     assert running.count("end", "blocking") == 0
     assert blocking.result(10) == "blocking"
     running.up.stop()
@@ -302,6 +304,28 @@ def test_a_host_that_was_stopped_hears_that_its_jobs_were_taken(mill: StartMill)
 
 
 @ONE_SERVER
+def test_a_reload_keeps_what_runs(mill: StartMill) -> None:
+    running = mill()
+    (old,) = running.up.workers()
+    others = _with_others(running)
+    unwanted = program.until.enqueue("unwanted", "go")
+    running.wait_for("start", "unwanted")
+    running.up.send(signal.SIGHUP)
+    running.up.wait_log("reload.taken_over", 20.0)
+    running.wait_for("worker_start", count=2)
+    assert program.add.enqueue(1).result(10) == 3
+    assert lives(old)
+    assert unwanted.cancel()
+    with pytest.raises(JobCancelled):
+        unwanted.result(10)
+    running.wait_for("CancelRequested", "unwanted")
+    _others_end(running, others, runs=1)
+    wait_until(lambda: not lives(old), 10.0, running.up.log)
+    running.up.stop()
+
+
+@ONE_SERVER
+@pytest.mark.leaves_jobs
 def test_a_task_that_exits_ends_its_job_and_no_other(mill: StartMill) -> None:
     running = mill()
     workers, others = running.up.workers(), _with_others(running)

@@ -62,7 +62,7 @@ def _killed(record: Record, group: GroupPlan, plan: Plan, ending: Ending, ref: s
 def _crashed(record: Record, group: GroupPlan, plan: Plan, ending: Ending, ref: str) -> Outcome:
     """A crash has its own count: again at once, then 10 s later, then 20 s …, then dead.
 
-    A death that may be the fault of other jobs buries none: before its last crash a job is run by itself.
+    A death that may be the fault of other jobs buries none: what has crashed so often is run by itself then.
     """
     crashes = record.words[Word.CRASHES] + 1
     cause = "exit" if ending.signal is None else ending.cause

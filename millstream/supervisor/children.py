@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from millstream.protocol.app import Millstream
-from millstream.protocol.scoreboard import Record, RecordState, Scoreboard, Word, anonymous_file
+from millstream.protocol.scoreboard import Order, Record, RecordState, Scoreboard, Word, anonymous_file
 from millstream.supervisor import signals
 from millstream.supervisor.maintenance.program import run_maintenance
 from millstream.supervisor.plan import GroupPlan, Plan
@@ -103,6 +103,8 @@ def spawn_worker(
 def with_lanes(process: Process, lanes: Sequence[Record]) -> Process:
     """The handle of a process that has these lanes."""
     pid, incarnation, stack_file = process.pid, process.incarnation, process.stack_file
+    for lane in lanes:
+        lane.words[Word.ORDER] = Order.WORK  # a supervisor before us may have let it halt
     process.lanes = [Lane(pid, incarnation, lane, stack_file, process.started, process=process) for lane in lanes]
     return process
 

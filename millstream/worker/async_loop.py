@@ -129,7 +129,9 @@ class AsyncWorker(Worker):
         if self._suspects and not self._running:
             await self._start_suspect()
         if self._signals.stopping or self._leaves_now():
-            await self._give_back_suspects()
+            waiting = [lane for lane, _ in self._suspects]
+            self._suspects.clear()
+            await self._give_back(waiting)
         room = self._room
         if (self._ended or room) and await self._exchange_all(room):
             return
@@ -192,16 +194,17 @@ class AsyncWorker(Worker):
             refs = [letter + entry_id.decode() for letter, entry_id, _ in delivery.entries]
             return await self._ask(partial(self._fetcher.give_back, delivery.queue, refs))
         taken, error = await self._ask(partial(self._take, delivery))
+        not_ours: list[Lane] = []
         for lane, run in taken:
             if run is None:
                 self._end(lane)
             elif run.entry.crashes >= self._spec.crash_limit:
                 self._suspects.append((lane, run))
             elif not lane.may_start():
-                self._fetcher.doubt()
-                self._drop(lane)
+                not_ours.append(lane)
             else:
                 self._start(lane, run)
+        await self._give_back(not_ours)
         if error is not None:
             raise error
 
@@ -243,11 +246,16 @@ class AsyncWorker(Worker):
         if not self._nudge.nudged:
             self._nudge.nudge()
 
-    def _drop(self, lane: Lane) -> None:
-        """Let go of what was not started and is not ours any more."""
-        self._held.pop(lane.ref, None)
-        lane.let_go()
-        self._free.append(lane)
+    async def _give_back(self, lanes: Sequence[Lane]) -> None:
+        """Give back what was not started; where that fails it is read again. One that was cancelled ends by this."""
+        try:
+            for lane in lanes:
+                await self._ask(partial(self._fetcher.give_back, lane.queue, [lane.ref]))
+        finally:
+            for lane in lanes:
+                self._held.pop(lane.ref, None)
+                lane.let_go()
+                self._free.append(lane)
 
     # Those that may be the fault of crashes.
 
@@ -257,15 +265,7 @@ class AsyncWorker(Worker):
             self._by_itself = True
             self._start(lane, run)
         else:
-            await self._ask(partial(self._fetcher.give_back, lane.queue, [lane.ref]))  # a cancelled one ends by this
-            self._drop(lane)
-
-    async def _give_back_suspects(self) -> None:
-        while self._suspects:
-            lane, _ = self._suspects[0]
-            await self._ask(partial(self._fetcher.give_back, lane.queue, [lane.ref]))
-            self._suspects.popleft()
-            self._drop(lane)
+            await self._give_back([lane])
 
     # Signals, and the thread.
 

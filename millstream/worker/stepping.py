@@ -37,8 +37,13 @@ class LaneSignals(Signals):
         self.lanes = lanes
         self.stepping: Steps | None = None
 
+    def _on_term(self, number: int, frame: FrameType | None) -> None:
+        super()._on_term(number, frame)
+        self.wake()  # an application may have told signals to wake something else, by loop.add_signal_handler
+
     def _on_usr2(self, number: int, frame: FrameType | None) -> None:
         super()._on_usr2(number, frame)  # `in_handler` is 0: it raises nothing
+        self.wake()
         if (steps := self.stepping) is not None and (interruption := steps.take_interruption(frame)):
             raise interruption
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import inspect
 import re
 import shlex
+import tomllib
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +26,8 @@ from millstream.worker.context import set_current_run
 from millstream.worker.execution import Run
 from tests.docs.documents import DOCS, blocks, code, commands, rows, sections
 from tests.support.acl import as_role
+from millstream.supervisor.config import Group
+from tests.docs.documents import DOCS, blocks, code, rows, sections
 
 TEXT = (DOCS / "jobs.md").read_text()
 SECTIONS = sections(TEXT)
@@ -138,6 +142,16 @@ def test_the_reporting_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     (latest,) = {report.latest for report in told}
     assert latest is not None and list(latest) == [50, "b.txt"]
     assert [line for _, line in told[0].lines] == ["left out b.txt"]
+
+
+def test_the_async_example_runs() -> None:
+    (example,) = blocks(SECTIONS["Async handlers"], "python")
+    scope: dict[str, Any] = {"app": Millstream(), "asyncio": asyncio}
+    exec(example.text, scope)
+    assert asyncio.run(scope["call"]("abc")) == 3
+    (configuration,) = blocks(SECTIONS["Async handlers"], "toml")
+    groups = tomllib.loads(configuration.text)["workers"]
+    assert Group.model_validate({"name": "web", **groups["web"]}).concurrency == 100
 
 
 def test_the_example_runs() -> None:

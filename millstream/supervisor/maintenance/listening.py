@@ -64,5 +64,5 @@ class Listening:
                 run, refs, index = record.running, record.held, record.words[Word.INDEX]
                 if run and index < len(refs) and refs[index] == ref and record.running == run:
                     record.words[Word.CANCEL_RUN] = run
-                elif ref in refs[index + 1 :]:
+                elif ref in (refs[index + 1 :] if record is process else refs):
                     record.words[Word.CANCEL_BATCH] = batch  # the cancelled job ends when it is handed back

@@ -7,11 +7,13 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from millstream.protocol.app import Millstream
 from millstream.protocol.errors import JobCancelled, JobFailed
+from millstream.protocol.handle import Handle
 from millstream.protocol.info import State
 from tests.lifecycle import async_program as program
 from tests.lifecycle.conftest import Mill, StartMill, config, lives, with_workers
@@ -46,28 +48,34 @@ def mill(supervise: Callable[..., Supervised], app: Millstream, tmp_path: Path) 
     return start
 
 
-def _with_others(running: Mill, every: float = 0.02) -> list[object]:
+def _enqueue(job: Any, *arguments: object) -> Handle[Any]:
+    """Enqueue a job; the type of its result is that of what its coroutine returns."""
+    handle: Handle[Any] = job.enqueue(*arguments)
+    return handle
+
+
+def _with_others(running: Mill, every: float = 0.02) -> list[Handle[Any]]:
     """Start jobs that wait for the file `go`, beside which something will happen."""
-    handles = [program.until.enqueue(name, "go", every) for name in OTHERS]
+    handles = [_enqueue(program.until, name, "go", every) for name in OTHERS]
     for name in OTHERS:
         running.wait_for("start", name)
-    return list(handles)
+    return handles
 
 
-def _others_end(running: Mill, handles: list[object], *, runs: int) -> None:
+def _others_end(running: Mill, handles: list[Handle[Any]], *, runs: int) -> None:
     """Let them end, and see that they did so in their nth run, with nothing counted against them."""
     for name in OTHERS:
         running.wait_for("start", name, count=runs, timeout=20.0)
     running.touch("go")
     for handle, name in zip(handles, OTHERS, strict=True):
-        assert handle.result(20) == name  # type: ignore[attr-defined]
-        info = handle.info()  # type: ignore[attr-defined]
+        assert handle.result(20) == name
+        info = handle.info()
         assert (info.run, info.attempt, info.crashes) == (runs, 1, 0), info
 
 
 def test_as_many_run_at_a_time_as_the_group_says(mill: StartMill) -> None:
     running = mill(concurrency=7)
-    handles = [program.until.enqueue(f"job-{number}", "go") for number in range(20)]
+    handles = [_enqueue(program.until, f"job-{number}", "go") for number in range(20)]
     running.wait_for("start", count=7)
     stays(lambda: running.count("start") == 7, 0.5)
     assert len(running.up.workers()) == 1
@@ -76,7 +84,7 @@ def test_as_many_run_at_a_time_as_the_group_says(mill: StartMill) -> None:
     for line in running.lines("start"):
         name, pid, run, job = line.split()[1:]
         assert running.lines("end", name) == [f"end {name} {pid} {run} {job}"], "the same job before and after a wait"
-    assert program.fail_once.enqueue().result(10) == 2
+    assert _enqueue(program.fail_once).result(10) == 2
     running.up.stop()
     (stopped,) = running.lines("worker_stop")
     assert stopped.endswith("True"), "hooks run on the loop of the jobs"
@@ -85,8 +93,8 @@ def test_as_many_run_at_a_time_as_the_group_says(mill: StartMill) -> None:
 @ONE_SERVER
 def test_many_short_jobs_of_one_process(mill: StartMill) -> None:
     running = mill(concurrency=100, max_jobs=400)
-    handles = list(running.app.enqueue_many(program.add.job(number) for number in range(1000)))
-    large = program.repeat.enqueue(200_000)
+    handles: list[Handle[Any]] = list(running.app.enqueue_many(program.add.job(number) for number in range(1000)))
+    large = _enqueue(program.repeat, 200_000)
     assert [handle.result(30) for handle in handles] == [number + 2 for number in range(1000)]
     assert large.result(10) == "x" * 200_000, "an outcome that has no room in the scoreboard"
     wait_until(lambda: running.count("worker_start") >= 3, 10.0, running.up.log)
@@ -99,7 +107,7 @@ def test_many_short_jobs_of_one_process(mill: StartMill) -> None:
 def test_the_soft_limit_of_one_among_many(mill: StartMill) -> None:
     running = mill()
     workers, others = running.up.workers(), _with_others(running)
-    late = program.too_long.enqueue("late")
+    late = _enqueue(program.too_long, "late")
     with pytest.raises(JobFailed, match=r"JobTimeout: the time limit of 0.5 s is over"):
         late.result(10)
     info = late.info()
@@ -115,7 +123,7 @@ def test_the_soft_limit_of_one_among_many(mill: StartMill) -> None:
 def test_only_the_run_that_is_killed_for_its_hard_limit_counts(mill: StartMill, job: object) -> None:
     running = mill(kill_after=0.7)
     others = _with_others(running)
-    late = job.enqueue("late")  # type: ignore[attr-defined]
+    late = _enqueue(job, "late")
     (worker,) = running.up.workers()
     wait_until(lambda: late.status() is State.DEAD, 15.0, running.up.log)
     info = late.info()
@@ -135,7 +143,7 @@ def test_only_the_run_that_is_killed_for_its_hard_limit_counts(mill: StartMill, 
 def test_cancel_one_among_many(mill: StartMill) -> None:
     running = mill()
     workers, others = running.up.workers(), _with_others(running)
-    unwanted = program.until.enqueue("unwanted", "go")
+    unwanted = _enqueue(program.until, "unwanted", "go")
     running.wait_for("start", "unwanted")
     assert unwanted.cancel()
     with pytest.raises(JobCancelled):
@@ -150,7 +158,7 @@ def test_cancel_one_among_many(mill: StartMill) -> None:
 def test_cancel_one_that_hears_nothing(mill: StartMill) -> None:
     running = mill(kill_after=0.5, timeout=60)
     others = _with_others(running)
-    unwanted = program.block.enqueue("unwanted", 3600)
+    unwanted = _enqueue(program.block, "unwanted", 3600)
     running.wait_for("start", "unwanted")
     assert unwanted.cancel()
     with pytest.raises(JobCancelled):
@@ -163,21 +171,21 @@ def test_cancel_one_that_hears_nothing(mill: StartMill) -> None:
 def test_a_crash_is_blamed_on_the_job_that_had_the_cpu(mill: StartMill) -> None:
     running = mill()
     others = _with_others(running)
-    poison = program.crash.enqueue("poison")
+    poison = _enqueue(program.crash, "poison")
     wait_until(lambda: poison.status() is State.DEAD, 20.0, running.up.log)
     info = poison.info()
     assert info.error is not None
     assert (info.crashes, info.error.cause, info.error.signal) == (3, "crash", "SIGSEGV")
     running.touch("go")
-    assert [handle.result(20) for handle in others] == OTHERS  # type: ignore[attr-defined]
-    assert {(handle.info().attempt, handle.info().crashes) for handle in others} == {(1, 0)}  # type: ignore[attr-defined]
+    assert [handle.result(20) for handle in others] == OTHERS
+    assert {(handle.info().attempt, handle.info().crashes) for handle in others} == {(1, 0)}
     running.up.stop()
 
 
 def test_all_jobs_of_a_killed_process_run_again(mill: StartMill) -> None:
     """Nobody knows through whose fault: each has crashed once, and none is buried for it."""
     running = mill(processes=2, concurrency=5)
-    handles = [program.until.enqueue(name, "go", 0.5) for name in OTHERS]
+    handles = [_enqueue(program.until, name, "go", 0.5) for name in OTHERS]
     for name in OTHERS:
         running.wait_for("start", name)
     victim = int(running.lines("start", OTHERS[0])[0].split()[2])
@@ -201,11 +209,11 @@ def test_what_has_crashed_too_often_beside_others_runs_by_itself(mill: StartMill
     os.kill(worker, signal.SIGKILL)
     running.wait_for("start", count=len(OTHERS) + 1)
     stays(lambda: running.count("start") == len(OTHERS) + 1, 0.7)
-    fresh = program.add.enqueue(1)
+    fresh = _enqueue(program.add, 1)
     running.touch("go")
-    assert [handle.result(20) for handle in handles] == OTHERS  # type: ignore[attr-defined]
+    assert [handle.result(20) for handle in handles] == OTHERS
     assert fresh.result(10) == 3
-    assert all(handle.info().crashes <= 1 for handle in handles)  # type: ignore[attr-defined]
+    assert all(handle.info().crashes <= 1 for handle in handles)
     running.up.stop()
 
 
@@ -214,10 +222,10 @@ def test_what_has_crashed_too_often_beside_others_runs_by_itself(mill: StartMill
 def test_a_process_that_grows_too_large_is_killed(mill: StartMill) -> None:
     """Nobody knows through whose fault, until the job runs by itself."""
     running = mill(memory_limit='"300MiB"', crash_limit=1)
-    others = [program.until.enqueue(name, "go") for name in OTHERS[:2]]
+    others = [_enqueue(program.until, name, "go") for name in OTHERS[:2]]
     for name in OTHERS[:2]:
         running.wait_for("start", name)
-    large = program.fill_memory.enqueue("large", 400)
+    large = _enqueue(program.fill_memory, "large", 400)
     running.up.wait_log('"cause":"memory"')
     running.touch("go")
     assert [handle.result(20) for handle in others] == OTHERS[:2]
@@ -234,10 +242,10 @@ def test_a_drain_lets_coroutines_end(mill: StartMill) -> None:
     handles = _with_others(running)
     running.up.send(signal.SIGTERM)
     running.up.wait_log('"stage":"draining"')
-    left = program.add.enqueue(1)
+    left = _enqueue(program.add, 1)
     running.touch("go")
     assert running.up.wait() == 0
-    assert [handle.status() for handle in handles] == [State.COMPLETED] * len(OTHERS)  # type: ignore[attr-defined]
+    assert [handle.status() for handle in handles] == [State.COMPLETED] * len(OTHERS)
     assert left.status() is State.QUEUED
     running.up.start()
     assert left.result(10) == 3
@@ -248,7 +256,7 @@ def test_a_drain_lets_coroutines_end(mill: StartMill) -> None:
 def test_a_drain_gives_back_what_does_not_end(mill: StartMill) -> None:
     running = mill(drain_timeout=3)
     handles = _with_others(running)
-    deaf = program.block.enqueue("deaf", 0.1)
+    deaf = _enqueue(program.block, "deaf", 0.1)
     running.wait_for("end", "deaf")
     begun = time.monotonic()
     running.up.stop()
@@ -263,7 +271,7 @@ def test_a_drain_gives_back_what_does_not_end(mill: StartMill) -> None:
 def test_leases_are_renewed_while_the_loop_is_blocked(mill: StartMill) -> None:
     running = mill(supervisor="lease = 2")
     others = _with_others(running)
-    blocking = program.block.enqueue("blocking", 5)
+    blocking = _enqueue(program.block, "blocking", 5)
     assert blocking.result(20) == "blocking"
     running.up.wait_log("loop.blocked")
     _others_end(running, others, runs=1)
@@ -274,8 +282,8 @@ def test_leases_are_renewed_while_the_loop_is_blocked(mill: StartMill) -> None:
 @ONE_SERVER
 def test_what_has_ended_is_settled_while_the_loop_is_blocked(mill: StartMill) -> None:
     running = mill()
-    quick = [program.instantly.enqueue(number) for number in range(5)]
-    blocking = program.block.enqueue("blocking", 4)
+    quick = [_enqueue(program.instantly, number) for number in range(5)]
+    blocking = _enqueue(program.block, "blocking", 4)
     running.wait_for("start", "blocking")
     assert [handle.result(2) for handle in quick] == [0, 1, 2, 3, 4]
     assert running.count("end", "blocking") == 0
@@ -295,8 +303,8 @@ def test_a_host_that_was_stopped_hears_that_its_jobs_were_taken(mill: StartMill)
     first.up.wait_log("job.lease_lost")
     first.wait_for("LeaseLost", count=len(OTHERS))
     second.touch("go")
-    assert [handle.result(10) for handle in handles] == OTHERS  # type: ignore[attr-defined]
-    assert all(handle.info().crashes == 0 for handle in handles)  # type: ignore[attr-defined]
+    assert [handle.result(10) for handle in handles] == OTHERS
+    assert all(handle.info().crashes == 0 for handle in handles)
     assert "stale" not in second.counters()
     assert first.app.enqueue("add", 5).result(10) == 7
     first.up.stop()
@@ -308,12 +316,12 @@ def test_a_reload_keeps_what_runs(mill: StartMill) -> None:
     running = mill()
     (old,) = running.up.workers()
     others = _with_others(running)
-    unwanted = program.until.enqueue("unwanted", "go")
+    unwanted = _enqueue(program.until, "unwanted", "go")
     running.wait_for("start", "unwanted")
     running.up.send(signal.SIGHUP)
     running.up.wait_log("reload.taken_over", 20.0)
     running.wait_for("worker_start", count=2)
-    assert program.add.enqueue(1).result(10) == 3
+    assert _enqueue(program.add, 1).result(10) == 3
     assert lives(old)
     assert unwanted.cancel()
     with pytest.raises(JobCancelled):
@@ -330,7 +338,7 @@ def test_a_task_that_exits_ends_its_job_and_no_other(mill: StartMill) -> None:
     running = mill()
     workers, others = running.up.workers(), _with_others(running)
     with pytest.raises(JobFailed):
-        program.quit_in_a_task.enqueue().result(10)
+        _enqueue(program.quit_in_a_task).result(10)
     _others_end(running, others, runs=1)
     assert running.up.workers() == workers
     running.up.stop()

@@ -105,6 +105,13 @@ async def hold_the_gil(name: str) -> None:
 
 
 @app.job
+async def compute(name: str) -> int:
+    """The same without a limit of its own."""
+    note("start", name, os.getpid())
+    return sum(range(10**12))
+
+
+@app.job
 async def block(name: str, seconds: float) -> str:
     """Keep all others waiting for a while, in C code that holds the GIL."""
     note("start", name, os.getpid())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from millstream.worker.execution import Run
 from millstream.worker.fetcher import Delivery
 from millstream.worker.lane import Lane
 from millstream.worker.loop import Worker, show_prints
+from millstream.worker.reporting import NOT_OURS
 from millstream.worker.shared_fetcher import Nudge, SharedFetcher
 from millstream.worker.spec import WorkerSpec
 from millstream.worker.stepping import LaneSignals
@@ -67,9 +69,10 @@ class AsyncWorker(Worker):
         self._shared = SharedFetcher(spec, record, self._nudge, tally, self._held)
         super().__init__(app, spec, record, signals, tally, coroutines=coroutines, fetcher=self._shared)
         self._loop = coroutines.loop
-        self._thread = ThreadPoolExecutor(1, "redis")
+        self._thread = ThreadPoolExecutor(1, "redis", partial(signal.pthread_sigmask, signal.SIG_BLOCK, NOT_OURS))
         self._lanes = [
-            Lane(number, app, spec, lane, record, signals, tally, self._shared) for number, lane in enumerate(lanes, 1)
+            Lane(number, app, spec, lane, record, signals, tally, self._shared, self._reporter)
+            for number, lane in enumerate(lanes, 1)
         ]
         self._free = list(self._lanes)
         self._running: dict[asyncio.Task[None], Lane] = {}
@@ -166,6 +169,7 @@ class AsyncWorker(Worker):
 
     def _settle_and_fetch(self, ended: Sequence[Lane], room: int) -> Delivery | None:
         """In the thread: settle what has ended and fetch. Raises :class:`Unavailable`."""
+        self._reporter.flush()
         outcomes = [(lane.queue, outcome) for lane in ended for outcome in lane.unsettled]
         delivery = self._shared.settle_and_fetch(outcomes, room)
         for lane in ended:

@@ -8,10 +8,11 @@ import time
 from millstream.protocol.app import Millstream
 from millstream.protocol.scoreboard import Order, Record, Word
 from millstream.protocol.transitions import Outcome
-from millstream.worker.context import CurrentJob, set_current_job
+from millstream.worker.context import set_current_run
 from millstream.worker.execution import Execution, Run
 from millstream.worker.fetcher import Delivery, Fetcher
 from millstream.worker.loop import Batch, Worker
+from millstream.worker.reporting import Reporter
 from millstream.worker.spec import WorkerSpec
 from millstream.worker.stepping import LaneSignals, Steps, called
 from millstream.worker.tally import Uncounted
@@ -40,8 +41,7 @@ class LaneExecution(Execution):
             return self._dead(run, "error")
 
     async def _await(self, run: Run) -> None:
-        entry = run.entry
-        set_current_job(CurrentJob(entry.id, entry.name, entry.queue, run.attempt, entry.run, entry.headers))
+        set_current_run(run)
         if self._journal.says_each:
             self._journal.started(run)
         started = time.monotonic()
@@ -52,7 +52,7 @@ class LaneExecution(Execution):
             run.error = error
         self.steps = None
         run.duration, run.cpu = time.monotonic() - started, steps.cpu / 1e9
-        set_current_job(None)
+        set_current_run(None)
 
 
 class Lane(Worker):
@@ -70,8 +70,9 @@ class Lane(Worker):
         signals: LaneSignals,
         tally: Uncounted,
         fetcher: Fetcher,
+        reporter: Reporter,
     ) -> None:
-        super().__init__(app, spec, record, signals, tally, fetcher=fetcher)
+        super().__init__(app, spec, record, signals, tally, fetcher=fetcher, reporter=reporter)
         self._execution = LaneExecution(spec.worker, signals, number, record)
         self._process = process.words
         self._held: Batch | None = None

@@ -21,8 +21,8 @@ from millstream.protocol.scoreboard import Record, Word
 from millstream.protocol.signing import BadSignature
 from millstream.protocol.transitions import Outcome
 from millstream.worker import on_dead
-from millstream.worker.execution import Execution, Run
 from millstream.worker.coroutines import Coroutines
+from millstream.worker.execution import Execution, Run
 from millstream.worker.fetcher import Delivery, Fetcher
 from millstream.worker.outbox import Outbox
 from millstream.worker.refusals import forged, malformed, unknown_job
@@ -68,6 +68,7 @@ class Worker:
         *,
         coroutines: Coroutines | None = None,
         fetcher: Fetcher | None = None,
+        reporter: Reporter | None = None,
     ) -> None:
         self._app = app
         self._spec = spec
@@ -79,7 +80,7 @@ class Worker:
         self._fetcher = fetcher or Fetcher(spec, record, signals, tally)
         self._execution = Execution(spec.worker, signals, record.words, coroutines)
         self._outbox = Outbox(record)
-        self._reporter = Reporter(spec.url, spec.prefix)
+        self._reporter = reporter or Reporter(spec.url, spec.prefix)
         install(self._reporter)
         self._queue = 0
         self._run = 0

@@ -50,7 +50,7 @@ class LaneSignals(Signals):
 
 async def called(run: Run) -> Any:
     """A run's handler. One that is no coroutine is one step: all others wait for it."""
-    returned = run.job.fn(*run.entry.args, **run.entry.kwargs)
+    returned = run.job.handler(*run.entry.args, **run.entry.kwargs)
     return await returned if run.job.is_async else returned
 
 

@@ -93,14 +93,12 @@ def _oldest_running(view: View) -> Samples:
 
 
 def _blocked(view: View) -> Samples:
-    """Of groups whose processes run several coroutines; also while a worker is so busy that it logs nothing."""
-    longest: dict[str, int] = {}
+    """Also while a worker is so busy that it logs nothing."""
+    longest = dict.fromkeys(view.plan.group_names, 0)
     now = time.monotonic_ns()
     for group, record in _alive(view):
-        words = record.words
-        if words[Word.LANES]:
-            since = words[Word.STEP_SINCE] if words[Word.STEP] else now
-            longest[group] = max(now - since, longest.get(group, 0))
+        if record.words[Word.STEP]:
+            longest[group] = max(now - record.words[Word.STEP_SINCE], longest[group])
     for group, nanoseconds in longest.items():
         yield (("group", group),), round(nanoseconds / 1e9, 3)
 
@@ -187,7 +185,7 @@ GAUGES = (
     Gauge(
         "millstream_event_loop_blocked_seconds",
         ("group",),
-        "For how long one coroutine has kept all others of its process waiting; absent where jobs run one at a time.",
+        "For how long one coroutine has kept all others of its process waiting; 0 where jobs run one at a time.",
         _blocked,
     ),
     Gauge("millstream_heartbeat_timestamp_seconds", (), "When the supervisor's loop last ticked.", _heartbeat),

@@ -75,7 +75,7 @@ class Process:
         One that runs several coroutines is busy where most of them are.
         """
         words = self.record.words
-        return bool(words[Word.HELD_LENGTH]) or 2 * words[Word.BUSY_LANES] > words[Word.LANES]
+        return bool(words[Word.HELD_LENGTH]) or 2 * words[Word.BUSY_LANES] > self.record.lanes[1]
 
     @property
     def away(self) -> bool:

@@ -16,6 +16,7 @@ import structlog
 
 from millstream.protocol.app import Millstream
 from millstream.protocol.errors import ConfigError, MillstreamError
+from millstream.protocol.policy import crash_limit
 from millstream.protocol.scoreboard import Record
 from millstream.worker.coroutines import Coroutines
 from millstream.worker.execution import Run
@@ -202,7 +203,7 @@ class AsyncWorker(Worker):
         for lane, run in taken:
             if run is None:
                 self._end(lane)
-            elif run.entry.crashes >= self._spec.crash_limit:
+            elif run.entry.crashes >= (crash_limit(run.job.retry) or self._spec.crash_limit):
                 self._suspects.append((lane, run))
             elif not lane.may_start():
                 not_ours.append(lane)

@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 
 from millstream.protocol.errors import Interruption
+from millstream.protocol.registry import NOTICE
 from millstream.protocol.scoreboard import Record, Word
 from millstream.worker.execution import Run, leave_the_run_to_the_parent
 from millstream.worker.signals import Signals, interruption_of
@@ -49,7 +50,12 @@ class LaneSignals(Signals):
 
 
 async def called(run: Run) -> Any:
-    """A run's handler. One that is no coroutine is one step: all others wait for it."""
+    """A run's handler. One that is no coroutine is one step: all others wait for it.
+
+    What tells of dead jobs asks Redis and calls hooks of any kind: it has a thread of its own.
+    """
+    if run.job.name == NOTICE:
+        return await asyncio.to_thread(run.job.handler, *run.entry.args, **run.entry.kwargs)
     returned = run.job.handler(*run.entry.args, **run.entry.kwargs)
     return await returned if run.job.is_async else returned
 

@@ -21,13 +21,12 @@ from millstream.protocol.fate import fate_of, fates_of_kills
 from millstream.protocol.policy import BACKOFFS, crash_limit
 from millstream.protocol.transitions import Kind
 from millstream.supervisor.cli import run
+from millstream.supervisor.config import Group
 from millstream.worker import reporting
 from millstream.worker.context import set_current_run
 from millstream.worker.execution import Run
 from tests.docs.documents import DOCS, blocks, code, commands, rows, sections
 from tests.support.acl import as_role
-from millstream.supervisor.config import Group
-from tests.docs.documents import DOCS, blocks, code, rows, sections
 
 TEXT = (DOCS / "jobs.md").read_text()
 SECTIONS = sections(TEXT)

@@ -9,7 +9,7 @@ import os
 import signal
 import time
 
-from millstream import CancelRequested, JobInterrupted, JobTimeout, LeaseLost, Millstream, Retry, current_job
+from millstream import CancelRequested, JobInfo, JobInterrupted, JobTimeout, LeaseLost, Millstream, Retry, current_job
 
 app = Millstream()
 opened: list[asyncio.AbstractEventLoop] = []
@@ -149,3 +149,9 @@ async def quit_in_a_task() -> None:
         raise SystemExit(3)
 
     await asyncio.create_task(leave())
+
+
+@app.on_dead
+async def told(info: JobInfo) -> None:
+    await asyncio.sleep(0)
+    note("told", info.job)

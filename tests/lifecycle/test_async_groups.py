@@ -113,6 +113,7 @@ def test_the_soft_limit_of_one_among_many(mill: StartMill) -> None:
     info = late.info()
     assert info.error is not None
     assert (info.state, info.error.cause, running.count("cleaned")) == (State.DEAD, "timeout", 1)
+    running.wait_for("told", "too_long")
     _others_end(running, others, runs=1)
     assert running.up.workers() == workers, "the process went on"
     running.up.stop()

@@ -1,7 +1,9 @@
 """The scoreboard: shared memory in which each process says what it is doing, and its parent what it should do.
 
 A memfd holds a header and fixed-size records. A record belongs to one *incarnation* of a worker process; it is freed
-only when maintenance has settled it, so a respawned worker takes another one. Every field has one writer (its section
+only when maintenance has settled it, so a respawned worker takes another one. A process that runs several coroutines
+has a *lane* for each, besides: a record of the same form that says what this coroutine does; lanes live and die with
+their process's record. Every field has one writer (its section
 says which) and is an aligned 8-byte word, stored and loaded whole. Text lies behind the words; its length, or another
 word that is stored after it, makes it valid. Times are nanoseconds of CLOCK_MONOTONIC, the same in all processes.
 
@@ -16,7 +18,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 
 MAGIC = 0x4D494C4C53545231  # "MILLSTR1"
-LAYOUT = 2
+LAYOUT = 3
 
 HEADER_BYTES = 8192
 RECORD_BYTES = 65536
@@ -31,6 +33,9 @@ OUTBOX_BYTES = RECORD_BYTES - OUTBOX_AT
 OUTCOME_HEAD = 12
 """Bytes before each outcome: the number of its run, and its length."""
 
+FIRST_LANE = 1 << 32
+"""Where the lanes begin. What lies between is never written and takes no memory; the records can grow into it."""
+
 MAX_GROUPS = 160
 """Groups of workers for which the header has room."""
 
@@ -44,6 +49,7 @@ class Header(IntEnum):
     MAGIC = 0
     LAYOUT = 1
     RECORDS = 2
+    LANES = 3
     # Written by the supervisor.
     SUPERVISOR_TICK = 8
     PHASE = 9
@@ -92,7 +98,7 @@ class Word:
     REVOKED = 9  # the batch whose jobs that were not started are handed back
     INTERRUPT_RUN = 10  # the run that an interruption is meant for
     INTERRUPT = 11  # which one: an Interrupt
-    STACK_LENGTH = 12
+    STACK_LENGTH = 12  # of a lane the worker writes it, too: before its run, and when it interrupts it
     REAPED = 13
     CPU_USED = 14  # CPU (ns) that it and the subprocesses that it had waited for had used when it was dead
     PEAK_RSS = 15  # bytes; likewise
@@ -126,6 +132,9 @@ class Word:
     CPU_BEFORE = 42  # CPU (ns) that it had used when the run started
     CHILD_CPU = 43  # the same of subprocesses that it had waited for, as far as it was looked up
     WORN = 44  # 1: worn out, works on until it may leave; 2: leaves
+    BUSY_LANES = 45  # how many of its coroutines run a job
+    STEP = 46  # the lane whose coroutine has the CPU right now, counted from 1; 0: none has
+    STEP_SINCE = 47  # since when
     # Written by maintenance.
     OUTBOX_SETTLED = 48  # the run number up to which the outbox is settled
     SETTLED = 49  # the incarnation whose remains are settled
@@ -142,6 +151,10 @@ class Word:
     IF_MEMORY = 58  # what becomes of the job if this run is killed for its memory: a packed Fate
     CRASH_LIMIT = 59  # the job's own; 0 where its group's holds
     TELLS = 60  # 1 where its application wants to be told of its death
+    # Written by the supervisor.
+    LANES = 61  # of a process: the first of its lanes << 16 | how many it has
+    INTERRUPTED = 62  # of a lane: when the interruption was written, which tells it from the one before
+    SHARED = 63  # of a lane: 1 where its process died and nobody knows through which of several jobs
 
 
 class RecordState(IntEnum):
@@ -264,13 +277,18 @@ class Record:
         return max(0, words[Word.BATCH_SIZE] - words[Word.INDEX] - 1)
 
     @property
+    def lanes(self) -> tuple[int, int]:
+        """The first of its lanes, and how many it has."""
+        return self.words[Word.LANES] >> 16, self.words[Word.LANES] & 0xFFFF
+
+    @property
     def activity(self) -> str:
         """What the worker is doing: one of :data:`ACTIVITIES`."""
         if self.words[Word.ORDER] == Order.DRAIN:
             return "draining"
         if not self.words[Word.READY]:
             return "starting"
-        return "busy" if self.running else "idle"
+        return "busy" if self.running or self.words[Word.BUSY_LANES] else "idle"
 
     @property
     def held(self) -> list[str]:
@@ -315,7 +333,7 @@ class Record:
 
 
 class Scoreboard:
-    """The header and all records."""
+    """The header, all records, and the lanes."""
 
     def __init__(self, descriptor: int, records: int) -> None:
         self.descriptor = descriptor
@@ -324,25 +342,75 @@ class Scoreboard:
         self.header = view[:HEADER_BYTES].cast("Q")
         starts = range(HEADER_BYTES, HEADER_BYTES + records * RECORD_BYTES, RECORD_BYTES)
         self.records = [Record(index, view[at : at + RECORD_BYTES]) for index, at in enumerate(starts)]
+        self._lanes = self._map_lanes()
+        self._made: dict[tuple[int, int], list[Record]] = {}
 
     @classmethod
-    def create(cls, records: int) -> Scoreboard:
+    def create(cls, records: int, lanes: int = 0) -> Scoreboard:
         """Make a new scoreboard in anonymous shared memory; pages that are never written cost nothing."""
         descriptor = anonymous_file("millstream-scoreboard")
-        os.ftruncate(descriptor, HEADER_BYTES + records * RECORD_BYTES)
+        os.ftruncate(descriptor, _size(records, lanes))
         board = cls(descriptor, records)
         board.header[Header.MAGIC] = MAGIC
         board.header[Header.LAYOUT] = LAYOUT
         board.header[Header.RECORDS] = records
+        board.header[Header.LANES] = lanes
+        board._lanes = board._map_lanes()
         return board
 
     @classmethod
-    def extend(cls, descriptor: int, records: int) -> Scoreboard:
-        """Make room for more records in a scoreboard that is in use; who has mapped less of it sees less."""
-        os.ftruncate(descriptor, HEADER_BYTES + records * RECORD_BYTES)
+    def extend(cls, descriptor: int, records: int, lanes: int = 0) -> Scoreboard:
+        """Make room for more in a scoreboard that is in use; who has mapped less of it sees less."""
+        os.ftruncate(descriptor, _size(records, lanes))
         board = cls(descriptor, records)
         board.header[Header.RECORDS] = records
+        board.header[Header.LANES] = lanes
+        board._lanes = board._map_lanes()
         return board
+
+    def _map_lanes(self) -> memoryview:
+        lanes = self.header[Header.LANES]
+        if not lanes:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(self.descriptor, lanes * RECORD_BYTES, offset=FIRST_LANE))
+
+    def lanes_of(self, record: Record) -> list[Record]:
+        """The lanes of a process, one for each of its coroutines; none where it runs one job at a time."""
+        at, count = record.lanes
+        if not count:
+            return []
+        if (made := self._made.get((at, count))) is None:
+            starts = (lane * RECORD_BYTES for lane in range(at, at + count))
+            views = [self._lanes[start : start + RECORD_BYTES] for start in starts]
+            made = self._made[at, count] = [Record(at + number, view) for number, view in enumerate(views)]
+        return made
+
+    def holders(self, record: Record) -> list[Record]:
+        """The records that say which jobs a process holds and runs: its lanes, or its own."""
+        return self.lanes_of(record) or [record]
+
+    @property
+    def lanes_end(self) -> int:
+        """How many lanes must stay: up to the last one in use."""
+        return max((end for _, end in self._lanes_in_use()), default=0)
+
+    def give_lanes(self, record: Record, count: int) -> bool:
+        """Give a record lanes that no other one has, cleared; False where there is no room for so many."""
+        at = 0
+        for begin, end in self._lanes_in_use():
+            if begin - at >= count:
+                break
+            at = max(at, end)
+        if at + count > self.header[Header.LANES]:
+            return False
+        record.words[Word.LANES] = at << 16 | count
+        for lane in self.lanes_of(record):
+            lane.clear()
+        return True
+
+    def _lanes_in_use(self) -> list[tuple[int, int]]:
+        used = (one.lanes for one in self.records if one.words[Word.STATE] != RecordState.FREE)
+        return sorted((at, at + count) for at, count in used if count)
 
     def in_state(self, state: RecordState) -> Iterator[Record]:
         """The records in this state."""
@@ -354,6 +422,10 @@ class Scoreboard:
         if record is not None:
             record.clear()
         return record
+
+
+def _size(records: int, lanes: int) -> int:
+    return FIRST_LANE + lanes * RECORD_BYTES if lanes else HEADER_BYTES + records * RECORD_BYTES
 
 
 def anonymous_file(name: str) -> int:

@@ -12,7 +12,8 @@ from millstream.protocol.errors import ConfigError, ImportFailed, MillstreamErro
 from millstream.protocol.importing import import_app
 from millstream.supervisor.children import fork
 from millstream.supervisor.config import Settings
-from millstream.worker import cells
+from millstream.supervisor.plan import Plan
+from millstream.worker import async_loop, cells
 
 
 def reference_of(settings: Settings) -> str:
@@ -39,6 +40,13 @@ def _refuse_threads(reference: str) -> None:
             f"app {reference!r} leaves threads running ({', '.join(others)}); forking would break them: "
             "start them in an on_worker_start hook, or set supervisor.preload = false"
         )
+
+
+def check_handlers(app: Millstream, plan: Plan) -> None:
+    """Raise :class:`ConfigError` where a group of coroutines has a job that would keep all others waiting."""
+    for group in plan.groups:
+        if group.worker.concurrency > 1:
+            async_loop.check_handlers(app, group.worker)
 
 
 def queues_of(reference: str) -> tuple[str, ...]:

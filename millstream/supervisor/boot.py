@@ -45,7 +45,6 @@ def run(settings: Settings, *, burst: bool = False, launch: Launch | None = None
     Raises :class:`ConfigError`, :class:`Unavailable`, :class:`Unsupported`, :class:`NameTaken` where it cannot start.
     """
     logs.configure()
-    warn_of_what_is_not_used(settings)
     folder = None if settings.web.bind == "off" else MetricsFolder.make()
     try:
         return _run(settings, folder, burst=burst, launch=launch)
@@ -85,13 +84,6 @@ def supervise(supervisor: Supervisor) -> int:
     gc.collect()
     gc.freeze()  # what is shared with the children is not to be written to by their collectors
     return supervisor.run()
-
-
-def warn_of_what_is_not_used(settings: Settings) -> None:
-    """Say which accepted settings change nothing yet, rather than ignore them without a word."""
-    for name, group in settings.workers.items():
-        if group.concurrency > 1:
-            log.warning("config.not_used", key=f"workers.{name}.concurrency", hint="async jobs run one at a time")
 
 
 def check_queues(plan: Plan, registered: Sequence[str]) -> None:

@@ -8,16 +8,16 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from millstream.protocol.app import Millstream
-from millstream.protocol.scoreboard import Record, RecordState, Scoreboard, Word, anonymous_file
+from millstream.protocol.scoreboard import Order, Record, RecordState, Scoreboard, Word, anonymous_file
 from millstream.supervisor import signals
 from millstream.supervisor.maintenance.program import run_maintenance
 from millstream.supervisor.plan import GroupPlan, Plan
-from millstream.supervisor.slot import Process
+from millstream.supervisor.slot import Lane, Process
 from millstream.worker.program import run_worker
 
 # The children's programs are imported here, before the first fork: one version for the supervisor's whole life, even
@@ -67,19 +67,28 @@ def _be_child(program: Callable[[], int], *, own_group: bool) -> None:
 
 
 def spawn_worker(
-    group: GroupPlan, slot: int, incarnation: int, record: Record, app: Millstream | None, forget: Callable[[], None]
+    group: GroupPlan,
+    slot: int,
+    incarnation: int,
+    record: Record,
+    lanes: Sequence[Record],
+    app: Millstream | None,
+    forget: Callable[[], None],
 ) -> Process:
-    """Fork a worker into a free record. *forget* lets go, in the child, of what is the supervisor's."""
+    """Fork a worker into a free record and its lanes. *forget* lets go, in the child, of what is the supervisor's."""
     words = record.words
     words[Word.INCARNATION], words[Word.GROUP], words[Word.SLOT] = incarnation, group.index, slot
     words[Word.SPAWNED] = time.monotonic_ns()
+    for lane in lanes:
+        for word in (Word.INCARNATION, Word.GROUP, Word.SLOT):
+            lane.words[word] = words[word]
     stack_file = anonymous_file("millstream-stack")
     parent = os.getpid()
     spec = group.spec(slot, incarnation)
 
     def program() -> int:
         forget()
-        return run_worker(spec, record, stack_file, parent, app)
+        return run_worker(spec, record, stack_file, parent, app, lanes)
 
     try:
         pid = fork(program)
@@ -88,7 +97,16 @@ def spawn_worker(
         raise
     words[Word.PID] = pid
     words[Word.STATE] = RecordState.ALIVE
-    return Process(pid, incarnation, record, stack_file, time.monotonic())
+    return with_lanes(Process(pid, incarnation, record, stack_file, time.monotonic()), lanes)
+
+
+def with_lanes(process: Process, lanes: Sequence[Record]) -> Process:
+    """The handle of a process that has these lanes."""
+    pid, incarnation, stack_file = process.pid, process.incarnation, process.stack_file
+    for lane in lanes:
+        lane.words[Word.ORDER] = Order.WORK  # a supervisor before us may have let it halt
+    process.lanes = [Lane(pid, incarnation, lane, stack_file, process.started, process=process) for lane in lanes]
+    return process
 
 
 def spawn_maintenance(plan: Plan, board: Scoreboard, wake: int, forget: Callable[[], None]) -> int:

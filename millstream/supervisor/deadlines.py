@@ -74,12 +74,13 @@ def enforce(slots: Iterable[Slot], gaps: Gaps, now: float) -> float:
         if process.record.words[Word.CAUSE]:
             _await_death(slot, process, now)
             continue
-        run = process.record.running
-        if process.dumped_run not in (0, run):
-            process.forget_stack()  # that run has ended in time: its stack explains no later death
-            process.dumped_run = 0
-        if run:
-            next_look = min(next_look, _enforce_one(process, run, gaps, now))
+        for one in process.holders:
+            run = one.record.running
+            if one.dumped_run not in (0, run):
+                one.forget_stack()  # that run has ended in time: its stack explains no later death
+                one.dumped_run = 0
+            if run:
+                next_look = min(next_look, _enforce_one(one, run, gaps, now))
     return next_look
 
 
@@ -161,7 +162,8 @@ def share(slots: Iterable[Slot], now: float, *, draining: bool, revoked: Callabl
 
 def go_on(slots: Iterable[Slot]) -> bool:
     """Let workers go on that halted for what was done, or is not to be done any more; True where one still halts."""
-    processes = [slot.process for slot in slots if slot.process is not None and slot.process.halted]
-    for process in processes:
-        process.go_on()
-    return any(process.halted for process in processes)
+    processes = [slot.process for slot in slots if slot.process is not None]
+    halted = [one for process in processes for one in process.holders if one.halted]
+    for one in halted:
+        one.go_on()
+    return any(one.halted for one in halted)

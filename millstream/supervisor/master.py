@@ -84,7 +84,7 @@ class Supervisor:
         self._notifier = notifier or Notifier()
         self._on_ready = on_ready
         self._signals = signals or Signals()
-        self._board = board or Scoreboard.create(plan.records)
+        self._board = board or Scoreboard.create(plan.records, plan.lanes)
         self._workers = Workers(plan, self._board, app, self._forget)
         self._maintenance = MaintenanceChild(plan, self._board, self._forget)
         self._server = ServerChild(server)
@@ -196,7 +196,7 @@ class Supervisor:
                     self._reload.wanted = self._stage is Stage.RUNNING
 
     def _begin_drain(self) -> None:
-        busy = sum(1 for _, process in self._workers.processes if process.record.running)
+        busy = sum(1 for _, process in self._workers.processes if process.running)
         self._enter(Stage.DRAINING, busy=busy, hint="a second signal stops at once")
         self._reload.cancel()
         self._drain_started = time.monotonic()
@@ -244,11 +244,12 @@ class Supervisor:
     def _enforce_drain(self, now: float) -> None:
         for slot, process in self._workers.processes:
             left = self._drain_started + self._workers.group(slot).drain_timeout - now
-            run = process.record.running
             if left <= 0:
                 process.kill(Cause.DRAIN)
-            elif left <= INTERRUPT_LEAD and run:
-                deadlines.interrupt(process, run, Interrupt.DRAIN, now)
+            elif left <= INTERRUPT_LEAD:
+                for one in process.holders:
+                    if run := one.record.running:
+                        deadlines.interrupt(one, run, Interrupt.DRAIN, now)
 
     # Keep the children.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import psutil
 
+from millstream.protocol.scoreboard import Cause
 from millstream.supervisor.workers import Workers
 
 INTERVAL = 0.25
@@ -23,11 +24,14 @@ class Limits:
         self._looked = now
         for slot, process in workers.processes:
             limit = workers.group(slot).memory_limit
-            if limit is None or not (run := process.record.running):
+            running = [one for one in process.holders if one.record.running] if limit is not None else ()
+            if limit is None or not running:
                 continue
             try:
                 resident = psutil.Process(process.pid).memory_info().rss
             except psutil.Error:
                 continue  # it died just now; the next reap says why
-            if resident > limit:
-                process.too_large = run
+            if resident > limit and len(running) > 1:
+                process.kill(Cause.MEMORY)  # nobody knows which of its coroutines it was
+            elif resident > limit:
+                running[0].too_large = running[0].record.running

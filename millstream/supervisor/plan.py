@@ -103,6 +103,12 @@ class Plan:
         """How many records the scoreboard needs."""
         return 2 * sum(group.most for group in self.groups) + SPARE_RECORDS
 
+    @property
+    def lanes(self) -> int:
+        """How many lanes the scoreboard needs: two for each coroutine, as of records."""
+        many = (group for group in self.groups if group.worker.concurrency > 1)
+        return 2 * sum(group.most * group.worker.concurrency for group in many)
+
 
 def make_plan(
     settings: Settings, identity: Identity, gone: str, app_queues: tuple[str, ...], *, burst: bool, metrics: str = ""
@@ -153,6 +159,8 @@ def _group_plan(
         app=settings.app or "",
         queues=queues,
         weights=group.weights,
+        concurrency=group.concurrency,
+        crash_limit=group.crash_limit,
         lease=own.lease,
         timeout=group.timeout,
         kill_after=group.kill_after,

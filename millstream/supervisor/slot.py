@@ -5,12 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from millstream.protocol.scoreboard import Cause, Interrupt, Order, Record, Word
 from millstream.supervisor.plan import GroupPlan
 from millstream.supervisor.restart import HEALTHY, Backoff
+
+KEPT_ELSEWHERE = frozenset({"record", "lanes"})
+"""Fields of a process that are found in the scoreboard."""
+
+SAME_STACK = 0.05
+"""Seconds for which one dump of a process's stack serves several of its coroutines."""
 
 HALTED = 0.001
 """Seconds after which a process that runs has seen that it is to start nothing: stores arrive within microseconds."""
@@ -36,6 +43,18 @@ class Process:
     halted_at: float = 0.0
     halt_wanted: bool = False
     killed_at: float = 0.0  # 0: it was not, or that has been told
+    stack_asked_at: float = 0.0
+    lanes: list[Lane] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def holders(self) -> Sequence[Process]:
+        """Handles of what it runs: one for each of its coroutines, or itself."""
+        return self.lanes or (self,)
+
+    @property
+    def running(self) -> bool:
+        """Whether some job runs in it."""
+        return bool(self.record.running or self.record.words[Word.BUSY_LANES])
 
     @property
     def ready(self) -> bool:
@@ -51,8 +70,12 @@ class Process:
 
     @property
     def busy(self) -> bool:
-        """Whether it works through a batch, or settles one. One that is not need not idle: it may be paused."""
-        return bool(self.record.words[Word.HELD_LENGTH])
+        """Whether it works through a batch, or settles one. One that is not need not idle: it may be paused.
+
+        One that runs several coroutines is busy where most of them are.
+        """
+        words = self.record.words
+        return bool(words[Word.HELD_LENGTH]) or 2 * words[Word.BUSY_LANES] > self.record.lanes[1]
 
     @property
     def away(self) -> bool:
@@ -61,8 +84,8 @@ class Process:
         return not self.ready or bool(words[Word.LEFT] or words[Word.MAY_LEAVE]) or words[Word.WORN] == 2
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields but the record, for the supervisor that takes over."""
-        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "record"}
+        """All fields but those in the scoreboard, for the supervisor that takes over."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in KEPT_ELSEWHERE}
 
     def signal(self, number: int) -> None:
         """Send a signal to the process. It was not reaped yet, so the pid is still its own."""
@@ -100,6 +123,7 @@ class Process:
 
     def request_stack(self) -> None:
         """Have faulthandler write the process's stack, GIL or no GIL."""
+        self.stack_asked_at = time.monotonic()
         self.forget_stack()
         self.signal(signal.SIGUSR1)
 
@@ -162,6 +186,36 @@ class Process:
         words = self.record.words
         words[Word.REVOKED] = words[Word.BATCH]
         return True
+
+
+@dataclass
+class Lane(Process):
+    """One coroutine of a process that runs several: what is meant for its run is kept here and in its lane.
+
+    It cannot be killed without the others.
+    """
+
+    process: Process | None = field(default=None, compare=False)
+
+    def kill(self, cause: Cause) -> None:
+        """Kill the process for this coroutine's run."""
+        assert self.process is not None
+        words = self.record.words
+        if not words[Word.CAUSE]:
+            words[Word.CAUSE] = cause
+            words[Word.KILLED] = time.monotonic_ns()
+        self.process.killed_at = self.process.killed_at or self.killed_at
+        self.process.kill(cause)
+
+    def interrupt(self, run: int, kind: Interrupt, now: float) -> None:
+        # A signal for one of them is seen by all, so it must be told from the one that was heeded before.
+        self.record.words[Word.INTERRUPTED] = time.monotonic_ns()
+        super().interrupt(run, kind, now)
+
+    def request_stack(self) -> None:
+        assert self.process is not None
+        if time.monotonic() - self.process.stack_asked_at > SAME_STACK:
+            self.process.request_stack()
 
 
 @dataclass

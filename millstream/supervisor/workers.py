@@ -14,7 +14,8 @@ import structlog
 from millstream.protocol.app import Millstream
 from millstream.protocol.scoreboard import Cause, Header, Order, RecordState, Scoreboard, Word
 from millstream.supervisor import endings
-from millstream.supervisor.children import spawn_worker
+from millstream.supervisor.blame import blame
+from millstream.supervisor.children import spawn_worker, with_lanes
 from millstream.supervisor.endings import Ending
 from millstream.supervisor.oom import OomKills
 from millstream.supervisor.plan import GroupPlan, Plan
@@ -95,7 +96,7 @@ class Workers:
     def summary(self) -> str:
         """One line for people: how many there are, how many are busy, which groups keep dying."""
         processes = self.processes
-        busy = sum(1 for _, process in processes if process.record.running)
+        busy = sum(1 for _, process in processes if process.running)
         degraded = ", ".join(sorted(name for name in self._groups if self._is_degraded(name)))
         return f"{busy} of {len(processes)} workers busy" + (f"; degraded: {degraded}" if degraded else "")
 
@@ -129,7 +130,8 @@ class Workers:
         self._targets.go_on_from(targets)
         for one in old:
             record = self._board.records[one.record]
-            group, process = self._plan.group_of(record), Process(record=record, **one.process)
+            group = self._plan.group_of(record)
+            process = with_lanes(Process(record=record, **one.process), self._board.lanes_of(record))
             slot = Slot(group.name, one.slot, Backoff(), process, retiring=one.retiring, old=group)
             self._slots.append(slot)
             if not process.ready:  # it holds nothing, and others are started now: many reloads make no more workers
@@ -276,13 +278,15 @@ class Workers:
             self._slots.append(Slot(group.name, number, backoff))
 
     def _spawn(self, group: GroupPlan, slot: Slot, now: float) -> None:
-        record = self._board.free_record()
-        if record is None:  # maintenance is behind with settling the dead; come back at the next tick
-            return
+        record, many = self._board.free_record(), group.worker.concurrency
+        if record is None or (many > 1 and not self._board.give_lanes(record, many)):
+            return  # maintenance is behind with settling the dead; come back at the next tick
         self._incarnations += 1
         record.words[Word.ORDER] = self._order
         try:
-            slot.process = spawn_worker(group, slot.number, self._incarnations, record, self._app, self._forget)
+            slot.process = spawn_worker(
+                group, slot.number, self._incarnations, record, self._board.lanes_of(record), self._app, self._forget
+            )
         except OSError as error:  # no memory, processes or descriptors left: they may come back
             slot.not_before = now + max(1.0, slot.backoff.after_death(0.0))
             log.error("worker.not_started", worker=slot.name, error=str(error))
@@ -315,10 +319,12 @@ class Workers:
         words[Word.CPU_USED] = int((usage.ru_utime + usage.ru_stime) * 1e9)
         words[Word.PEAK_RSS] = usage.ru_maxrss * RSS_UNIT
         words[Word.REAPED] = time.monotonic_ns()
+        blame(process)
         words[Word.STATE] = RecordState.DEAD
         slot.process = None
-        if words[Word.CAUSE] in RUN_KILLED:
-            _tell_of_kill(slot, process)
+        for one in process.holders:
+            if one.record.words[Word.CAUSE] in RUN_KILLED:
+                _tell_of_kill(slot, one)
         planned = _was_planned(slot, process, ending)
         log.log(
             logging.INFO if planned else logging.ERROR,

@@ -11,10 +11,17 @@ from millstream.protocol.errors import Interruption
 
 
 class Coroutines:
-    """Runs coroutines, one at a time. The loop is made when it is first needed, and kept."""
+    """The event loop of a worker, made when it is first needed, and kept; runs coroutines on it, one at a time."""
 
     def __init__(self) -> None:
         self._runner: asyncio.Runner | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop."""
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        return self._runner.get_loop()
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine to its end.
@@ -22,9 +29,7 @@ class Coroutines:
         An interruption is raised by a signal's handler, most often while the loop waits: it is carried into the
         coroutine, which may catch it by name and clean up, as other handlers may.
         """
-        if self._runner is None:
-            self._runner = asyncio.Runner()
-        loop = self._runner.get_loop()
+        loop = self.loop
         guarded = _Interruptible(coroutine)
         task = loop.create_task(_awaited(guarded))  # in the caller's context: each run has a job of its own
 

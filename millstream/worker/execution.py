@@ -84,7 +84,7 @@ def keep_of(job: Job[..., Any], entry: Entry) -> int:
     return int(1000 * min(LONGEST_TTL, max(ttl, keep)))
 
 
-def _leave_the_run_to_the_parent(error: BaseException | None) -> NoReturn:
+def leave_the_run_to_the_parent(error: BaseException | None) -> NoReturn:
     """End a process that a handler has forked and that came out of the handler: there is one worker for a record."""
     if error is not None and not isinstance(error, SystemExit):
         traceback.print_exception(error)
@@ -101,12 +101,12 @@ def _cpu_of_children() -> int:
 class Execution:
     """Calls handlers, and turns what they return or raise into outcomes."""
 
-    def __init__(self, worker: str, signals: Signals, words: memoryview) -> None:
+    def __init__(self, worker: str, signals: Signals, words: memoryview, coroutines: Coroutines | None = None) -> None:
         self._worker = worker
         self._signals = signals
         self._words = words
         words[Word.CHILD_CPU] = _cpu_of_children()
-        self._coroutines = Coroutines()
+        self._coroutines = coroutines or Coroutines()
         self._journal = Journal()
 
     def run(self, run: Run) -> Outcome | None:
@@ -140,7 +140,7 @@ class Execution:
             signals.in_handler = 0  # raised before the inner block was entered
             run.error = error
         if signals.forked:
-            _leave_the_run_to_the_parent(run.error)
+            leave_the_run_to_the_parent(run.error)
         run.duration, run.cpu = time.monotonic() - started, (time.process_time_ns() - cpu) / 1e9
         if run.duration >= MEASURED:
             run.cpu += self._take_cpu_of_children() / 1e9

@@ -38,6 +38,9 @@ MOST_HELD = 300
 PAUSED_SLEEP = 0.1
 """Seconds between two looks at queues that are all paused."""
 
+UNBLOCK_AGAIN = 0.002
+"""Seconds until a blocking read that was not there yet to be ended is ended again."""
+
 BACKOFF = (0.05, 2.0)
 """Seconds of the first and of the longest wait for a Redis that is away; each is drawn between half and all of it."""
 
@@ -247,15 +250,20 @@ class Fetcher:
         self._blocking.send(*head, "STREAMS", *streams, *(">" for _ in streams))
         unblocked = False
         deadline = time.monotonic() + block + 2.0
-        while not self._blocking.wait(max(0.0, deadline - time.monotonic()), self._signals.wakeup):
+        while not self._blocking.wait(self._patience(deadline, unblocked=unblocked), self._signals.wakeup):
             self._signals.drain_wakeups()
             if time.monotonic() > deadline:
                 self._blocking.close()
                 raise Unavailable("a blocking read was not answered in time")
             if self._signals.stopping and not unblocked:
-                self._commands.execute("CLIENT", "UNBLOCK", self._blocking_id)
-                unblocked = True
+                # Not where the server has not come to the read yet: then it is asked again.
+                unblocked = bool(self._commands.execute("CLIENT", "UNBLOCK", self._blocking_id))
         return self._read_delivery(self._blocking.receive(), streams)
+
+    def _patience(self, deadline: float, *, unblocked: bool) -> float:
+        """Seconds to wait for the reply of a blocking read, or for a signal."""
+        left = max(0.0, deadline - time.monotonic())
+        return min(left, UNBLOCK_AGAIN) if self._signals.stopping and not unblocked else left
 
     def _read_delivery(self, reply: Any, streams: dict[str, int]) -> Delivery | None:
         if isinstance(reply, exceptions.ResponseError):

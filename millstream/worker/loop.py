@@ -21,6 +21,7 @@ from millstream.protocol.scoreboard import Record, Word
 from millstream.protocol.signing import BadSignature
 from millstream.protocol.transitions import Outcome
 from millstream.worker import on_dead
+from millstream.worker.coroutines import Coroutines
 from millstream.worker.execution import Execution, Run
 from millstream.worker.fetcher import Delivery, Fetcher
 from millstream.worker.outbox import Outbox
@@ -57,7 +58,18 @@ class Batch:
 class Worker:
     """One incarnation of one slot."""
 
-    def __init__(self, app: Millstream, spec: WorkerSpec, record: Record, signals: Signals, tally: Uncounted) -> None:
+    def __init__(
+        self,
+        app: Millstream,
+        spec: WorkerSpec,
+        record: Record,
+        signals: Signals,
+        tally: Uncounted,
+        *,
+        coroutines: Coroutines | None = None,
+        fetcher: Fetcher | None = None,
+        reporter: Reporter | None = None,
+    ) -> None:
         self._app = app
         self._spec = spec
         self._keyring = spec.keyring
@@ -65,10 +77,10 @@ class Worker:
         self._record = record
         self._signals = signals
         self._tally = tally
-        self._fetcher = Fetcher(spec, record, signals, tally)
-        self._execution = Execution(spec.worker, signals, record.words)
+        self._fetcher = fetcher or Fetcher(spec, record, signals, tally)
+        self._execution = Execution(spec.worker, signals, record.words, coroutines)
         self._outbox = Outbox(record)
-        self._reporter = Reporter(spec.url, spec.prefix)
+        self._reporter = reporter or Reporter(spec.url, spec.prefix)
         install(self._reporter)
         self._queue = 0
         self._run = 0
@@ -118,7 +130,7 @@ class Worker:
                 return self._fetcher.doubt()
             if not self._run_next(batch):
                 break
-        _show_prints()
+        show_prints()
         self._fetcher.learn(delivery.queue, batch.next, batch.seconds)
         if batch.next < len(refs):
             # What was revoked goes back from here too: maintenance may not have come to it before we move on.
@@ -126,6 +138,16 @@ class Worker:
 
     def _run_next(self, batch: Batch) -> bool:
         """Run the next entry of the batch; False where the rest of it is no longer ours."""
+        run = self._take_next(batch)
+        if isinstance(run, bool):
+            return run
+        outcome = self._execution.run(run)
+        batch.seconds += run.duration
+        self._post(outcome, run)
+        return True
+
+    def _take_next(self, batch: Batch) -> Run | bool:
+        """Announce the next entry's run; True where there is nothing to run of it, False where the rest is not ours."""
         letter, entry_id, fields = batch.delivery.entries[batch.next]
         queue = batch.delivery.queue
         try:
@@ -152,10 +174,7 @@ class Worker:
             self._words[Word.RUN] = 0
             return False
         batch.next += 1
-        outcome = self._execution.run(run)
-        batch.seconds += run.duration
-        self._post(outcome, run)
-        return True
+        return run
 
     def _may_start(self, batch: Batch, entry: Entry, job: Job[..., object]) -> bool:
         """Ask for a guarded job; where its time is over, it ends here."""
@@ -305,11 +324,10 @@ class Worker:
                 if time.monotonic() > deadline:
                     return
                 self._fetcher.back_off()
-        self._execution.close()
         self._fetcher.close()
 
 
-def _show_prints() -> None:
+def show_prints() -> None:
     """Show what handlers printed without an end of line. Where nobody takes it any more, that is no fault of a job."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # full or broken, closed, or never there
         sys.stdout.flush()

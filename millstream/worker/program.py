@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import faulthandler
 import gc
@@ -11,7 +12,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,10 +25,13 @@ from millstream.protocol.errors import HookFailed, MillstreamError
 from millstream.protocol.importing import import_app
 from millstream.protocol.scoreboard import Record, Word
 from millstream.worker import cells
+from millstream.worker.async_loop import AsyncWorker, check_handlers
+from millstream.worker.coroutines import Coroutines
 from millstream.worker.loop import Worker
 from millstream.worker.mark import wear
 from millstream.worker.signals import Signals
 from millstream.worker.spec import WorkerSpec
+from millstream.worker.stepping import LaneSignals
 from millstream.worker.tally import Tally, Uncounted
 
 log = structlog.get_logger("millstream.worker")
@@ -38,28 +42,45 @@ OOM_SCORE = 500
 """How much more a worker is worth to the kernel's out-of-memory killer than the supervisor: of 1000, all the memory."""
 
 
-def run_worker(spec: WorkerSpec, record: Record, stack_file: int, parent: int, app: Millstream | None) -> int:
-    """Be a worker; returns the exit code. *app* is the application where the supervisor has imported it before."""
-    signals = Signals(record)
+def run_worker(
+    spec: WorkerSpec,
+    record: Record,
+    stack_file: int,
+    parent: int,
+    app: Millstream | None,
+    lanes: Sequence[Record] = (),
+) -> int:
+    """Be a worker; returns the exit code. *app* is the application where the supervisor has imported it before.
+
+    With *lanes* it runs as many coroutines at a time.
+    """
+    signals = LaneSignals(record, lanes) if lanes else Signals(record)
     _settle_in(spec, signals, stack_file, parent)
+    coroutines = Coroutines()
     if spec.metrics:  # before the application is imported: the metrics that it defines are to be kept there too
         cells.install(spec.metrics, str(record.index), partial(record.words.__setitem__, Word.UNCOUNTED))
     try:
         app = app or import_app(spec.app)
         app.connect_to(spec.url, spec.prefix, spec.keyring)
-        _call_hooks("on_worker_start", app.start_hooks)
+        if lanes:
+            check_handlers(app, spec)
+        _call_hooks("on_worker_start", app.start_hooks, coroutines)
     except MillstreamError as error:
         log.error("worker.boot_failed", group=spec.group, slot=spec.slot, error=str(error))
         return error.exit_code
     tally = _tally(spec, record, app)
     gc.freeze()
     record.words[Word.READY] = time.monotonic_ns()
-    Worker(app, spec, record, signals, tally).work()
+    if isinstance(signals, LaneSignals):
+        AsyncWorker(app, spec, record, lanes, signals, tally, coroutines).work()
+    else:
+        Worker(app, spec, record, signals, tally, coroutines=coroutines).work()
     record.words[Word.LEFT] = time.monotonic_ns()
     try:
-        _call_hooks("on_worker_stop", app.stop_hooks)
+        _call_hooks("on_worker_stop", app.stop_hooks, coroutines)
     except HookFailed as error:
         log.error("worker.stop_hook_failed", error=str(error))
+    coroutines.close()
     return 0
 
 
@@ -108,10 +129,13 @@ def _tally(spec: WorkerSpec, record: Record, app: Millstream) -> Uncounted:
     return Tally(spec, record, jobs)
 
 
-def _call_hooks(kind: str, hooks: list[Callable[[], object]]) -> None:
+def _call_hooks(kind: str, hooks: list[Callable[[], object]], coroutines: Coroutines) -> None:
+    """Call hooks; those that are ``async def`` run on the event loop of the handlers."""
     for hook in hooks:
         try:
-            hook()
+            called = hook()
+            if asyncio.iscoroutine(called):
+                coroutines.run(called)
         except Exception as error:
             name = getattr(hook, "__qualname__", repr(hook))
             raise HookFailed(f"the {kind} hook {name} failed: {type(error).__name__}: {error}") from error

@@ -38,7 +38,7 @@ SLOWEST = 5.0
 UNSENT_LINES = 200
 """Lines of a run that wait to be sent; of more, the newest."""
 
-_NOT_OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+NOT_OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 """Signals that must reach the main thread: a sleep in it is to end for them."""
 
 Progress = tuple[float, str | None]
@@ -126,7 +126,7 @@ class Reporter:
                 self._send()
 
     def _serve(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_OURS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, NOT_OURS)
         while True:
             self._wake.get()
             self._forget_wakes()

@@ -16,12 +16,18 @@ from types import FrameType
 from millstream.protocol.errors import CancelRequested, Interruption, JobInterrupted, JobTimeout, LeaseLost
 from millstream.protocol.scoreboard import Interrupt, Order, Record, Word
 
-_INTERRUPTIONS: dict[int, tuple[type[Interruption], str]] = {
+INTERRUPTIONS: dict[int, tuple[type[Interruption], str]] = {
     Interrupt.TIMEOUT: (JobTimeout, "the time limit of {limit:g} s is over"),
     Interrupt.DRAIN: (JobInterrupted, "the worker is stopping; the job will run again elsewhere"),
     Interrupt.CANCEL: (CancelRequested, "the job was cancelled"),
     Interrupt.LEASE_LOST: (LeaseLost, "the job was given to another worker"),
 }
+
+
+def interruption_of(words: memoryview) -> Interruption:
+    """What the supervisor wants to be raised in the run that a record is about."""
+    interruption, reason = INTERRUPTIONS[words[Word.INTERRUPT]]
+    return interruption(reason.format(limit=(words[Word.SOFT] - words[Word.STARTED]) / 1e9))
 
 
 _UNHEEDED = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTTIN, signal.SIGTTOU, signal.SIGTSTP)
@@ -77,6 +83,11 @@ class Signals:
         select.select([self.wakeup], [], [], seconds)
         self.drain_wakeups()
 
+    def wake(self) -> None:
+        """End a sleep, as a signal does."""
+        with contextlib.suppress(BlockingIOError):  # full: whoever sleeps is awake
+            os.write(self._write_end, b"!")
+
     def drain_wakeups(self) -> None:
         """Forget the wake-ups so far; what they were about is in our fields and the record."""
         with contextlib.suppress(BlockingIOError):
@@ -92,5 +103,4 @@ class Signals:
         run = self.in_handler
         # The handler runs in the main thread, between two of its bytecodes: while `run` is in user code, it stays so.
         if run and self._words[Word.INTERRUPT_RUN] == run:
-            interruption, reason = _INTERRUPTIONS[self._words[Word.INTERRUPT]]
-            raise interruption(reason.format(limit=(self._words[Word.SOFT] - self._words[Word.STARTED]) / 1e9))
+            raise interruption_of(self._words)

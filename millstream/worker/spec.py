@@ -21,6 +21,8 @@ class WorkerSpec:
     app: str
     queues: tuple[str, ...]
     weights: dict[str, int] | None = None
+    concurrency: int = 1  # coroutines that run at a time
+    crash_limit: int = 3
     lease: float = 30.0
     timeout: float | None = None
     kill_after: float = 2.0

@@ -26,6 +26,7 @@ TYPES = {
     "Count": "count",
     "Seconds": "seconds",
     "PositiveSeconds": "seconds > 0",
+    "Concurrency": "1 to 1000",
     "Niceness": "0 to 19",
     "DrainSeconds": 'seconds or "inf"',
     "Lease": "seconds >= 1",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import inspect
 import re
 import shlex
+import tomllib
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +21,7 @@ from millstream.protocol.fate import fate_of, fates_of_kills
 from millstream.protocol.policy import BACKOFFS, crash_limit
 from millstream.protocol.transitions import Kind
 from millstream.supervisor.cli import run
+from millstream.supervisor.config import Group
 from millstream.worker import reporting
 from millstream.worker.context import set_current_run
 from millstream.worker.execution import Run
@@ -148,6 +151,16 @@ def test_the_examples_do_as_they_say(section: str, url: str, prefix: str, monkey
     scope: dict[str, Any] = {}
     exec(blocks(SECTIONS[section], "python")[0].text, scope)
     scope["app"].client.close()
+
+
+def test_the_async_example_runs() -> None:
+    (example,) = blocks(SECTIONS["Async handlers"], "python")
+    scope: dict[str, Any] = {"app": Millstream(), "asyncio": asyncio}
+    exec(example.text, scope)
+    assert asyncio.run(scope["call"]("abc")) == 3
+    (configuration,) = blocks(SECTIONS["Async handlers"], "toml")
+    groups = tomllib.loads(configuration.text)["workers"]
+    assert Group.model_validate({"name": "web", **groups["web"]}).concurrency == 100
 
 
 def test_the_example_runs() -> None:

@@ -15,6 +15,7 @@ from millstream.supervisor.config.values import (
     AppPath,
     BacklogAges,
     Bind,
+    Concurrency,
     Count,
     DrainSeconds,
     EnvValue,
@@ -45,7 +46,7 @@ class Group(Section):
     queues: Queues  # (): those of all registered jobs
     weights: dict[str, Count] | None = None  # None: strict order of `queues`
     processes: Processes = "auto"
-    concurrency: Count = 1
+    concurrency: Concurrency = 1
     max_jobs: Count | None = None
     max_age: PositiveSeconds | None = None
     max_rss: Size | None = None

@@ -98,6 +98,7 @@ Bind = Annotated[
     _matching(r"off|(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):\d{1,5}", 'like "127.0.0.1:7070" or "[::1]:7070", or off'),
 ]
 Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
+Concurrency = Annotated[int, BeforeValidator(_number), Field(ge=1, le=1000)]
 Niceness = Annotated[int, BeforeValidator(_number), Field(ge=0, le=19)]
 Seconds = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
 PositiveSeconds = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]

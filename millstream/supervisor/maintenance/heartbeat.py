@@ -27,7 +27,7 @@ def heartbeat(plan: Plan, board: Scoreboard) -> bytes:
                 group.name: {"queues": group.queues, "target": board.header[Header.TARGETS + group.index]}
                 for group in plan.groups
             },
-            "workers": [_worker(record, plan) for record in board.in_state(RecordState.ALIVE)],
+            "workers": [_worker(record, plan, board) for record in board.in_state(RecordState.ALIVE)],
         }
     )
 
@@ -49,9 +49,12 @@ def identity(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _worker(record: Record, plan: Plan) -> dict[str, Any]:
+def _worker(record: Record, plan: Plan, board: Scoreboard) -> dict[str, Any]:
+    """A worker process; of several jobs at a time, the one that has run for longest is named."""
     words = record.words
-    run = record.running
+    holders = [one for one in board.holders(record) if one.running]
+    holder = min(holders, key=lambda one: one.words[Word.STARTED], default=record)
+    run = holder.running
     rss = None
     with contextlib.suppress(psutil.Error):
         rss = psutil.Process(words[Word.PID]).memory_info().rss
@@ -60,9 +63,10 @@ def _worker(record: Record, plan: Plan) -> dict[str, Any]:
         "slot": words[Word.SLOT],
         "pid": words[Word.PID],
         "state": record.activity,
-        "job": record.job_id if run else None,
-        "name": record.job_name if run else None,
-        "since": round((time.monotonic_ns() - words[Word.STARTED]) / 1e9, 3) if run else None,
+        "job": holder.job_id if run else None,
+        "name": holder.job_name if run else None,
+        "since": round((time.monotonic_ns() - holder.words[Word.STARTED]) / 1e9, 3) if run else None,
+        "running": len(holders),
         "jobs": words[Word.DONE],
         "rss": rss,
     }

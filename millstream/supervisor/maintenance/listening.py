@@ -58,10 +58,11 @@ class Listening:
 
     def _cancel(self, ref: str) -> None:
         """Mark the run of this very entry as cancelled; the supervisor does the rest."""
-        for record in self._board.in_state(RecordState.ALIVE):
-            batch = record.words[Word.BATCH]
-            run, refs, index = record.running, record.held, record.words[Word.INDEX]
-            if run and index < len(refs) and refs[index] == ref and record.running == run:
-                record.words[Word.CANCEL_RUN] = run
-            elif ref in refs[index + 1 :]:
-                record.words[Word.CANCEL_BATCH] = batch  # the cancelled job ends when it is handed back
+        for process in self._board.in_state(RecordState.ALIVE):
+            for record in self._board.holders(process):
+                batch = record.words[Word.BATCH]
+                run, refs, index = record.running, record.held, record.words[Word.INDEX]
+                if run and index < len(refs) and refs[index] == ref and record.running == run:
+                    record.words[Word.CANCEL_RUN] = run
+                elif ref in (refs[index + 1 :] if record is process else refs):
+                    record.words[Word.CANCEL_BATCH] = batch  # the cancelled job ends when it is handed back

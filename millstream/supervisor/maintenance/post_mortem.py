@@ -19,6 +19,10 @@ ENDED_TTL = 86_400_000
 OUR_THREAD = "/millstream/worker/reporting.py"
 """What shows in a dump that a thread is the worker's own: it sends what the handler reports."""
 
+STEPPING = "/millstream/worker/stepping.py"
+
+BESIDE_OTHERS = "; it ran beside other jobs in this process, and nobody knows whose fault it was"
+
 
 def outcome_of_death(record: Record, group: GroupPlan, plan: Plan) -> Outcome | None:
     """The outcome by the cause of the death; None where the job simply goes back, uncounted."""
@@ -28,6 +32,8 @@ def outcome_of_death(record: Record, group: GroupPlan, plan: Plan) -> Outcome | 
         return None
     ref, job_id = refs[index], record.job_id
     ending = describe(words[Word.EXIT], Cause(words[Word.CAUSE]))
+    if words[Word.SHARED]:
+        return _crashed(record, group, plan, ending, ref)
     match Cause(words[Word.CAUSE]):
         case Cause.DRAIN | Cause.LEASE_EXPIRED | Cause.HOOK:
             return None
@@ -54,10 +60,14 @@ def _killed(record: Record, group: GroupPlan, plan: Plan, ending: Ending, ref: s
 
 
 def _crashed(record: Record, group: GroupPlan, plan: Plan, ending: Ending, ref: str) -> Outcome:
-    """A crash has its own count: again at once, then 10 s later, then 20 s …, then dead."""
+    """A crash has its own count: again at once, then 10 s later, then 20 s …, then dead.
+
+    A death that may be the fault of other jobs buries none: what has crashed so often is run by itself then.
+    """
     crashes = record.words[Word.CRASHES] + 1
     cause = "exit" if ending.signal is None else ending.cause
-    dead = crashes >= (record.words[Word.CRASH_LIMIT] or group.crash_limit)
+    shared = bool(record.words[Word.SHARED])
+    dead = not shared and crashes >= (record.words[Word.CRASH_LIMIT] or group.crash_limit)
     row = _row(record, group, plan, ending, cause, counted=0, dead=dead)
     if dead:
         return Outcome(ref, record.job_id, Kind.CRASHED, 0, row)
@@ -81,7 +91,7 @@ def _row(
         "m": words[Word.PEAK_RSS],
         "e": {
             "type": "WorkerDied",
-            "message": _message(ending, cause),
+            "message": _message(ending, cause) + (BESIDE_OTHERS if words[Word.SHARED] else ""),
             "cause": cause,
             "stack": _handler_frames(record.stack),
             "signal": ending.signal,
@@ -93,6 +103,9 @@ def _row(
 
 def _handler_frames(stack: str) -> str:
     """faulthandler's dump without the frames below the handler: they are ours, and the same each time."""
+    if STEPPING in stack:  # a process with coroutines has a thread of ours as well
+        stack = next(thread for thread in stack.split("\n\n") if STEPPING in thread).partition(STEPPING)[0]
+        return stack.rpartition("\n")[0]
     lines: list[str] = []
     threads = stack.split("\n\n")
     for line in "\n\n".join(one for one in threads if OUR_THREAD not in one).splitlines():

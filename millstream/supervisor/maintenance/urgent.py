@@ -12,7 +12,8 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import structlog
 
@@ -27,6 +28,7 @@ from millstream.supervisor.deadlines import PATIENCE
 from millstream.supervisor.endings import describe
 from millstream.supervisor.maintenance.counting import Uncounted, accepted
 from millstream.supervisor.maintenance.journal import run_facts, tell_of_death
+from millstream.supervisor.maintenance.lanes import Lanes
 from millstream.supervisor.maintenance.post_mortem import outcome_of_death
 from millstream.supervisor.maintenance.timed import TimedLink
 from millstream.supervisor.plan import GroupPlan, Plan
@@ -57,6 +59,26 @@ Runs = Sequence[tuple[int, Outcome]]
 
 Verdicts = list[tuple[Verdict, str]]
 
+TOGETHER = 200
+"""Lanes that are settled in one call."""
+
+
+class Remains(NamedTuple):
+    """What a dead process has left in one record: ``runs`` to settle, the run that was on, and its outcome if any."""
+
+    record: Record
+    runs: list[tuple[int, Outcome]]
+    running: int
+    last: Outcome | None
+
+
+def _together(remains: Sequence[Remains]) -> Iterator[list[Remains]]:
+    """Those that one call can settle: of one queue, not too many."""
+    queues = {one.record.words[Word.QUEUE] for one in remains}
+    for queue in sorted(queues):
+        of_queue = [one for one in remains if one.record.words[Word.QUEUE] == queue]
+        yield from (of_queue[at : at + TOGETHER] for at in range(0, len(of_queue), TOGETHER))
+
 
 class Urgent:
     """Renews, settles and hands back, on a connection of its own."""
@@ -75,6 +97,7 @@ class Urgent:
         self._second_looks: list[tuple[float, Sequence[str], str]] = []  # when, at which queues, at whom
         self._remembered = False
         self._already: tuple[tuple[int, int, int], float] = ((0, 0, 0), 0.0)
+        self._lanes = Lanes(plan, board, self._link)
         self.orphaned = False
         self.came_to_renew = threading.Event()
 
@@ -135,7 +158,10 @@ class Urgent:
             return
         for record in self._board.in_state(RecordState.ALIVE):
             self._board.header[Header.MAINTENANCE_TICK] = time.monotonic_ns()
-            self._renew(record, now)
+            if record.words[Word.LANES]:
+                self._lanes.renew(record, now)
+            else:
+                self._renew(record, now)
         self._renewed = now
 
     def _is_supervised(self, now: float) -> bool:
@@ -177,25 +203,41 @@ class Urgent:
 
     def _settle_death(self, record: Record, *, uncounted: bool) -> None:
         group, consumer = self._group(record), self._consumer(record)
-        runs = self._unsettled(record)[1]
-        running = record.running
-        last = None if uncounted or not running else outcome_of_death(record, group, self._plan)
-        if last is not None:
-            runs.append((running, last))
-        verdicts: Verdicts = self._link.run(self._settle_call(record, runs)) if runs else []
+        remains = [self._remains(one, uncounted=uncounted) for one in self._board.holders(record)]
+        judged = [(one, verdicts) for some in _together(remains) for one, verdicts in self._settle_remains(some)]
         # Not in the same round trip: this gives back what is not settled, and where the server has forgotten its
         # scripts it may know the second of two calls and not the first.
         keys = map(self._plan.keys.queue, group.queues)
         self._link.run_many([transitions.retire(one, consumer, delete=False) for one in keys])
-        self._count(record, runs, verdicts)
         ending = describe(record.words[Word.EXIT], Cause(record.words[Word.CAUSE]))
-        if running and last is None:
-            self._counts.redelivered(self._queue(record), "shutdown")
-        if running and (last is None or verdicts[-1][0] is Verdict.OK):
-            tell_of_death(record, group, ending, last)
+        for (holder, runs, running, last), verdicts in judged:
+            if runs:
+                self._count(holder, runs, verdicts)
+            if running and last is None:
+                self._counts.redelivered(self._queue(holder), "shutdown")
+            if running and (last is None or verdicts[-1][0] is Verdict.OK):
+                tell_of_death(holder, group, ending, last)
         self._counts.exited(group.name, ending)
         # A blocked read of the dead client may still be served: look again when that is over, then forget it.
         self._second_looks.append((time.monotonic() + 2 * BLOCK, group.queues, consumer))
+
+    def _remains(self, record: Record, *, uncounted: bool) -> Remains:
+        """What is to be settled of a record: its outbox, and the run that was on."""
+        runs = self._unsettled(record)[1]
+        running = record.running
+        last = None if uncounted or not running else outcome_of_death(record, self._group(record), self._plan)
+        if last is not None:
+            runs.append((running, last))
+        return Remains(record, runs, running, last)
+
+    def _settle_remains(self, remains: Sequence[Remains]) -> Iterator[tuple[Remains, Verdicts]]:
+        """Settle what stands in several records of one process and one queue."""
+        self._board.header[Header.MAINTENANCE_TICK] = time.monotonic_ns()
+        runs = [run for one in remains for run in one.runs]
+        verdicts: Verdicts = self._link.run(self._settle_call(remains[0].record, runs)) if runs else []
+        for one in remains:
+            yield one, verdicts[: len(one.runs)]
+            verdicts = verdicts[len(one.runs) :]
 
     def _remember(self) -> None:
         """At our start: whom the one before us wanted to look at again, consumers of ours that no record knows."""
@@ -225,10 +267,8 @@ class Urgent:
     def _settle_busy(self) -> None:
         """Settle the outbox of a worker that will not come to it soon."""
         late = time.monotonic_ns() - int(BUSY * 1e9)
-        for record in self._board.in_state(RecordState.ALIVE):
+        for record in self._late(late):
             words = record.words
-            if not record.running or words[Word.STARTED] > late:
-                continue
             last, runs = self._unsettled(record)
             if runs and record.words[Word.QUEUE] < len(self._group(record).queues):
                 verdicts = self._link.run(self._settle_call(record, runs))
@@ -236,6 +276,16 @@ class Urgent:
                     continue
                 self._count(record, runs, verdicts)
                 words[Word.OUTBOX_SETTLED] = last
+
+    def _late(self, late: int) -> Iterator[Record]:
+        """Records of processes that do not come to settle, because one run has had the CPU since before *late*."""
+        for record in self._board.in_state(RecordState.ALIVE):
+            words = record.words
+            if words[Word.LANES]:
+                if words[Word.STEP] and words[Word.STEP_SINCE] < late:
+                    yield from self._board.lanes_of(record)
+            elif record.running and words[Word.STARTED] <= late:
+                yield record
 
     def _is_counting(self, record: Record, last: int, verdicts: Verdicts) -> bool:
         """Whether a live worker has just settled all of it itself, and is about to count it.

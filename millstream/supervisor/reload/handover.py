@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from millstream.protocol.scoreboard import LAYOUT, Header, Record, RecordState, Scoreboard, Word, anonymous_file
 from millstream.supervisor.embedded import Server
 from millstream.supervisor.plan import GroupPlan, Plan
-from millstream.supervisor.slot import Process
+from millstream.supervisor.slot import KEPT_ELSEWHERE, Process
 
 FORMAT = 1
 """Of everything in this file, and of the plan. A version that cannot read what its predecessor writes has another."""
@@ -75,7 +75,7 @@ class Handover:
             yield self.folder.lock
 
 
-_OF_A_PROCESS = {one.name for one in fields(Process)} - {"record"}
+_OF_A_PROCESS = {one.name for one in fields(Process)} - KEPT_ELSEWHERE
 _PLAN = TypeAdapter(Plan)
 _HANDOVER = TypeAdapter(Handover)
 
@@ -141,11 +141,14 @@ def inherit(found: Handover, plan: Plan) -> tuple[Plan, Scoreboard]:
         if alike is None:
             alike = replace(group, index=len(plan.groups) + len(retired))
             retired.append(alike)
-        record.words[Word.GROUP] = alike.index
+        for one in (record, *board.lanes_of(record)):
+            one.words[Word.GROUP] = alike.index
     board.header[Header.BACKLOG_AT] = 0  # what waits is known of other numbers of groups
     plan = replace(plan, retired=tuple(retired))
-    if (wanted := len(used) + plan.records) > found.records:
-        board = Scoreboard.extend(found.board, wanted)
+    wanted = max(found.records, len(used) + plan.records)
+    lanes = max(board.header[Header.LANES], board.lanes_end + plan.lanes if plan.lanes else 0)
+    if wanted > found.records or lanes > board.header[Header.LANES]:
+        board = Scoreboard.extend(found.board, wanted, lanes)
     return plan, board
 
 

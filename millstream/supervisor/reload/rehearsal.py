@@ -56,7 +56,6 @@ def _plan(running: Plan, settings: Settings, *, burst: bool) -> Plan:
     """The plan by which the successor would run. Raises :class:`MillstreamError`."""
     if fixed := _fixed(running, settings):
         raise ConfigError([f"{key}: cannot be changed by a reload, it needs a restart" for key in fixed])
-    boot.warn_of_what_is_not_used(settings)
     if settings.location.embedded:
         embedded.refuse_in_production(production=settings.production)
     app = import_app(application.reference_of(settings))
@@ -68,6 +67,7 @@ def _plan(running: Plan, settings: Settings, *, burst: bool) -> Plan:
     queues = tuple(app.registry.queues)
     plan = make_plan(settings, running.identity, running.gone, queues, burst=burst, metrics=running.metrics)
     boot.check_queues(plan, queues)
+    application.check_handlers(app, plan)
     return replace(plan, started=running.started)
 
 

@@ -84,11 +84,23 @@ def _memory(view: View) -> Samples:
 def _oldest_running(view: View) -> Samples:
     """Absent where no job runs: an alert on the age must not see a 0."""
     oldest: dict[str, int] = {}
-    for group, record in _alive(view):
-        if record.running:
-            oldest[group] = min(record.words[Word.STARTED], oldest.get(group, 1 << 63))
+    for group, process in _alive(view):
+        for record in view.board.holders(process):
+            if record.running:
+                oldest[group] = min(record.words[Word.STARTED], oldest.get(group, 1 << 63))
     for group, started in oldest.items():
         yield (("group", group),), _wall(started)
+
+
+def _blocked(view: View) -> Samples:
+    """Also while a worker is so busy that it logs nothing."""
+    longest = dict.fromkeys(view.plan.group_names, 0)
+    now = time.monotonic_ns()
+    for group, record in _alive(view):
+        if record.words[Word.STEP]:
+            longest[group] = max(now - record.words[Word.STEP_SINCE], longest[group])
+    for group, nanoseconds in longest.items():
+        yield (("group", group),), round(nanoseconds / 1e9, 3)
 
 
 def _wall(nanoseconds: int) -> float:
@@ -169,6 +181,12 @@ GAUGES = (
         ("group",),
         "When the run started that is on for the longest; absent where none is.",
         _oldest_running,
+    ),
+    Gauge(
+        "millstream_event_loop_blocked_seconds",
+        ("group",),
+        "For how long one coroutine has kept all others of its process waiting; 0 where jobs run one at a time.",
+        _blocked,
     ),
     Gauge("millstream_heartbeat_timestamp_seconds", (), "When the supervisor's loop last ticked.", _heartbeat),
     Gauge("millstream_draining", (), "1 while the supervisor drains or stops.", _draining),

@@ -180,5 +180,5 @@ def _fetches(plan: Plan, board: Scoreboard, group: GroupPlan) -> Iterator[bool]:
             yield (
                 bool(words[Word.READY])
                 and words[Word.ORDER] in (Order.WORK, Order.HALT)
-                and (bool(record.running) or fetched)
+                and (bool(record.running or words[Word.BUSY_LANES]) or fetched)
             )

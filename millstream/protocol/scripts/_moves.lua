@@ -61,9 +61,8 @@ local function cancelled(job)
   return true
 end
 
--- Into a stream (by its letter), or into `held` while the queue is paused. A first delivery carries no counters.
-local function place(job, letter)
-  if cancelled(job) then return end
+-- What an entry says of a job. A first delivery carries no counters.
+local function fields_of(job)
   local entry = {'id', job.id, 'env', job.env}
   if job.run > 1 or job.attempt > 0 or job.crashes > 0 then
     for _, name in ipairs({'run', 'attempt', 'crashes'}) do
@@ -75,17 +74,47 @@ local function place(job, letter)
       entry[#entry + 1] = 1
     end
   end
-  local ref
-  if redis.call('HEXISTS', meta, 'paused') == 1 then
+  return entry
+end
+
+-- The record of a job that stands at an entry now.
+local function stands_at(id, ref)
+  redis.call('HSET', records .. id, 'state', 'queued', 'entry', ref)
+  redis.call('HDEL', records .. id, 'env', 'band', 'run', 'attempt', 'crashes', 'due', 'room', 'alone')
+  redis.call('PERSIST', records .. id)
+end
+
+-- Into a stream (by its letter), whatever the rules of the queue say.
+local function enter(job, letter)
+  stands_at(job.id, letter .. redis.call('XADD', streams[letter], '*', unpack(fields_of(job))))
+end
+
+-- To where a job belongs that is ready to run: into a stream (by its letter), or where the queue's rules have it wait:
+-- in a room, or in `held` while the queue is paused. `resumed`: its name is paused no more, whatever the rules say.
+local function place(job, letter, resumed)
+  if cancelled(job) then return end
+  local rule = rules()
+  local name = not resumed and name_among(rule.names, job.env)
+  if name then
+    park(job, letter, 'job:' .. name)
+  elseif rule.paused then
+    local entry = fields_of(job)
     entry[#entry + 1] = 'band'
     entry[#entry + 1] = letter == 'a' and 'again' or job.band or band_of(job.env)
-    ref = 'x' .. redis.call('XADD', held, '*', unpack(entry))
+    stands_at(job.id, 'x' .. redis.call('XADD', held, '*', unpack(entry)))
+  elseif rule.gated then
+    park(job, letter, 'gate')
   else
-    ref = letter .. redis.call('XADD', streams[letter], '*', unpack(entry))
+    enter(job, letter)
   end
-  redis.call('HSET', records .. job.id, 'state', 'queued', 'entry', ref)
-  redis.call('HDEL', records .. job.id, 'env', 'band', 'run', 'attempt', 'crashes', 'due')
-  redis.call('PERSIST', records .. job.id)
+end
+
+-- The job of a record that carries its envelope: of one that is due, or in a room; nil where it does not.
+local function job_of(id)
+  local fields = redis.call('HMGET', records .. id, 'env', 'band', 'run', 'attempt', 'crashes', 'alone', 'room')
+  if not fields[1] then return nil end
+  return {id = id, env = fields[1], band = fields[2] or band_of(fields[1]), run = counter(fields[3], 1),
+    attempt = counter(fields[4], 0), crashes = counter(fields[5], 0), alone = fields[6], room = fields[7]}
 end
 
 -- Into `due`, to be promoted after `delay` milliseconds.

@@ -12,11 +12,13 @@ local records, due, held, control, meta = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KE
 local streams = {c = KEYS[6], h = KEYS[7], n = KEYS[8], l = KEYS[9]}
 local enqueued, uniques = KEYS[10], KEYS[11]
 local bands = {c = 'critical', h = 'high', n = 'normal', l = 'low'}
-local paused = redis.call('HEXISTS', meta, 'paused') == 1
 local replies = {}
 -- include: _enqueued.lua
+-- include: _rooms.lua
 -- include: _holds.lua
 -- include: _extras.lua
+local rule = rules()
+local ruled = rule.gated or rule.names
 
 local function postpone(record, id, letter, env, delay)
   local clock = redis.call('TIME')
@@ -29,6 +31,14 @@ local function postpone(record, id, letter, env, delay)
   end
 end
 
+-- The room in which a job has to wait; nil where there is none for it.
+local function room_for(id, env, extras)
+  local name = name_among(rule.names, env)
+  if name then return 'job:' .. name end
+  if extras and extras.key and not find_place(id, extras.key, extras.places or 1) then return 'key:' .. extras.key end
+  return rule.gated and not rule.paused and 'gate' or nil
+end
+
 local extras_of = read_extras()
 for i = 1, #ARGV, 5 do
   local id, letter, env, delay, nonce = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
@@ -39,9 +49,12 @@ for i = 1, #ARGV, 5 do
   elseif extras and extras.unique and holder_of(extras.unique) then
     replies[#replies + 1] = holder_of(extras.unique)
   else
+    local room = (ruled or extras) and delay == '' and room_for(id, env, extras)
     if delay ~= '' then
       postpone(record, id, letter, env, delay)
-    elseif paused then
+    elseif room then
+      park({id = id, env = env, run = 1, attempt = 0, crashes = 0}, letter, room)
+    elseif rule.paused then
       local entry = redis.call('XADD', held, '*', 'id', id, 'env', env, 'band', bands[letter])
       redis.call('HSET', record, 'state', 'queued', 'entry', 'x' .. entry)
     else

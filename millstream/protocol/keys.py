@@ -168,7 +168,6 @@ class QueueKeys:
         """What the lock of each unique key begins with, a string: the id of the job that holds it."""
         return self.base + "unique:"
 
-
     @cached_property
     def rooms(self) -> str:
         """What each room's key begins with: zsets of the jobs that may not run now; see ``_rooms.lua``.

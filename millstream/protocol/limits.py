@@ -109,6 +109,15 @@ def checked_limit(concurrency: int | None = None, rate: str | Rate | None = None
     return Limit(concurrency, allowed, burst)
 
 
+def changed(before: Limit, concurrency: int | None, rate: str | None, burst: int | None) -> Limit:
+    """*before* with what is given in its place: 0 (as text for a rate) for none. Raises :class:`InvalidJob`."""
+    most = before.concurrency if concurrency is None else concurrency or None
+    allowed = before.rate if rate is None else None if rate == "0" else Rate.parse(rate)
+    if allowed == before.rate and burst is None:
+        burst = before.burst
+    return checked_limit(most, allowed, burst)
+
+
 def set_limit(keys: QueueKeys, limit: Limit) -> Call[bool]:
     """Set what a queue allows, in place of what it had; the reply is False where it was so already."""
     rate = "" if limit.rate is None else f"{limit.rate.jobs}/{limit.rate.period}"

@@ -7,7 +7,7 @@ local base = string.sub(records, 1, -5) -- what all keys of the queue begin with
 local rooms, parked, crowded, gate = base .. 'room:', base .. 'parked', base .. 'rooms', base .. 'gate'
 local PARKED = 'z'
 local RANKS = {a = 0, c = 1, h = 2, n = 3, l = 4}
-local BAND = 2 ^ 50 -- numbers of one band in a room: what is of a higher one goes first, whenever it came
+local BAND = 2 ^ 40 -- numbers of one band in a room: a higher band goes first, whenever its jobs came
 local NAMES = {a = 'again', c = 'critical', h = 'high', n = 'normal', l = 'low'}
 
 local ruling

@@ -1,4 +1,4 @@
-"""``millstream jobs``: list, show, watch and cancel jobs."""
+"""``millstream jobs``: list, show, watch and cancel jobs; pause and resume a name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from millstream.protocol import transitions
 from millstream.protocol.errors import JobNotFound
 from millstream.protocol.info import State
 from millstream.protocol.listing import FINISHED, Wanted, list_jobs
+from millstream.supervisor.cli.job_names import pause, resume
 from millstream.supervisor.cli.job_view import (
     JOB_COLUMNS,
     args_option,
@@ -27,9 +28,11 @@ STATES = click.Choice([*(state.value for state in State), FINISHED])
 
 @click.group()
 def jobs() -> None:
-    """List, show, watch and cancel jobs."""
+    """List, show, watch and cancel jobs; pause and resume a name."""
 
 
+jobs.add_command(pause)
+jobs.add_command(resume)
 jobs.add_command(watch)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from millstream.protocol import control
+from millstream.protocol import control, limits
 from millstream.protocol.connection import AccessDenied
 from millstream.protocol.errors import MillstreamError, Unavailable
 from millstream.protocol.link import NoGroup
@@ -138,8 +138,9 @@ class Duties:
         backlog.publish(self._link, self._plan, self._board)
 
     def _resume(self) -> None:
-        """Go on with a resume whose caller died half-way."""
+        """Go on with a resume, of a queue or of a job name, whose caller died half-way."""
         self._link.run_many([control.resume(keys, begin=False) for keys in self._plan.queue_keys])
+        self._link.run_many([limits.resume_job(keys, "") for keys in self._plan.queue_keys])
 
     def _prune(self) -> None:
         """Delete the empty consumers of instances that beat no more."""
@@ -150,7 +151,7 @@ class Duties:
         left = 0
         for keys in self._plan.queue_keys:
             left += sum(self._link.execute("XLEN", name) for name in (*keys.streams, keys.held))
-            left += self._link.execute("ZCARD", keys.due)
+            left += sum(self._link.execute("ZCARD", name) for name in (keys.due, keys.parked))
         self._board.header[Header.NOTHING_LEFT] = int(left == 0)
 
     def _collect_facts(self) -> None:

@@ -1,0 +1,222 @@
+"""Limits of a queue over two hosts, as somebody sees them who only reads when each job started and ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterable
+
+import psutil
+import pytest
+
+from millstream.protocol import control, limits
+from millstream.protocol.inspect import survey
+from millstream.protocol.limits import checked_limit
+from tests.lifecycle import program
+from tests.lifecycle.conftest import Mill, StartMill
+from tests.support.servers import Kind
+from tests.support.waiting import stays, wait_until
+
+pytestmark = pytest.mark.parametrize("server", [Kind.VALKEY], indirect=True, ids=str)
+
+LEASE = 2.0
+HALF = 0.2
+"""Seconds within which a pause or a resume holds on all hosts."""
+
+
+def _two_hosts(mill: StartMill, processes: int = 3) -> tuple[Mill, Mill]:
+    def start(name: str) -> Mill:
+        return mill(processes=processes, supervisor=f'name = "{name}"\nlease = {LEASE}')
+
+    return start("a"), start("b")
+
+
+def _limit(running: Mill, concurrency: int | None = None, rate: str | None = None, burst: int | None = None) -> None:
+    keys = running.app.queue_keys("default")
+    running.operator.run(limits.set_limit(keys, checked_limit(concurrency, rate, burst)))
+
+
+def _spans(hosts: Iterable[Mill], name: str = "") -> list[tuple[float, str, str]]:
+    """What the jobs noted of themselves: moment (monotonic), start or end, and which run of which job."""
+    notes = (line.split() for host in hosts for word in ("began", "ended") for line in host.lines(word, *name.split()))
+    return sorted((float(moment), word, f"{job}/{run}") for word, job, run, moment in notes)
+
+
+def _most_at_once(hosts: Iterable[Mill], died: dict[str, float]) -> int:
+    """How many ran at once at most; *died*: when runs that noted no end were killed."""
+    spans = _spans(hosts)
+    ended = {run for _, word, run in spans if word == "ended"}
+    moments = [(moment, 1 if word == "began" else -1) for moment, word, _ in spans]
+    moments += [(died.get(run, float("inf")), -1) for _, word, run in spans if word == "began" and run not in ended]
+    most = now = 0
+    for _, step in sorted(moments):
+        now += step
+        most = max(most, now)
+    return most
+
+
+def _nothing_is_stuck(running: Mill) -> None:
+    found = running.operator.run(survey(running.app.queue_keys("default")))
+    assert (found.waiting, found.running, found.due, found.parked, found.dead) == (0, 0, 0, 0, 0)
+    exists = running.operator.execute("EXISTS", *(running.app.queue_keys("default").room(name) for name in ("gate",)))
+    assert exists == 0
+
+
+def test_no_more_run_than_allowed_while_workers_and_a_host_are_killed(mill: StartMill) -> None:
+    first, second = _two_hosts(mill)
+    _limit(first, 2)
+    handles = program.app.enqueue_many(program.span.job(f"job{number}", 0.15) for number in range(30))
+    died: dict[str, float] = {}
+
+    def kill(victim: Mill, pids: list[int]) -> None:
+        for pid in pids:
+            psutil.Process(pid).suspend()  # at one stroke: nothing more is noted, nothing is cleaned up
+        begun = {f"{job}/{run}" for _, job, run, _ in (line.split() for line in victim.lines("began"))}
+        ended = {f"{job}/{run}" for _, job, run, _ in (line.split() for line in victim.lines("ended"))}
+        for pid in reversed(pids):
+            os.kill(pid, signal.SIGKILL)
+        died.update({run: time.monotonic() for run in begun - ended if run not in died})
+
+    first.wait_for("began", count=2)
+    for running in (first, second, first):
+        ran = len(_spans([first, second]))
+        busy = [record for record in running.up.workers()]
+        kill(running, busy[:1])
+        wait_until(lambda ran=ran: len(_spans([first, second])) >= ran + 4, 20.0)  # type: ignore[misc]
+    kill(second, [second.up.pid, *(process.pid for process in second.up.tree())])
+    second.up.wait()
+    for handle in handles:
+        assert handle.result(40) is None
+    assert _most_at_once([first, second], died) <= 2
+    assert len({run.split("/")[0] for _, word, run in _spans([first, second]) if word == "ended"}) == 30
+    wait_until(lambda: first.operator.run(survey(first.app.queue_keys("default"))).running == 0)
+    _nothing_is_stuck(first)
+    first.up.stop()
+
+
+def test_a_limit_is_used_in_full_and_nobody_waits_for_a_fetched_job(mill: StartMill) -> None:
+    """Tiny jobs have made large batches before; with a limit each worker fetches one."""
+    first, second = _two_hosts(mill, processes=2)
+    for handle in program.app.enqueue_many(program.noop.job(number) for number in range(300)):
+        handle.result(20)
+    _limit(first, 3)
+    program.app.enqueue_many(program.span.job(f"job{number}", 0.3) for number in range(9))
+    wait_until(lambda: len([one for one in _spans([first, second]) if one[1] == "ended"]) == 9, 20.0)
+    assert _most_at_once([first, second], {}) == 3
+    _nothing_is_stuck(first)
+    first.up.stop()
+    second.up.stop()
+
+
+def test_no_more_start_in_any_time_than_burst_and_rate_allow(mill: StartMill) -> None:
+    first, second = _two_hosts(mill)
+    _limit(first, rate="20/s", burst=3)
+    handles = program.app.enqueue_many(program.span.job(f"job{number}", 0) for number in range(40))
+    for handle in handles:
+        handle.result(20)
+    starts = [moment for moment, word, _ in _spans([first, second]) if word == "began"]
+    late = 0.05  # from the delivery, which is what counts, to the note, on a busy machine
+    for index, begin in enumerate(starts):
+        for count, end in enumerate(starts[index:], 1):
+            assert count <= 3 + 20 * (end - begin + late) + 1e-6
+    _nothing_is_stuck(first)
+    first.up.stop()
+    second.up.stop()
+
+
+def test_a_pause_and_a_resume_hold_within_200_ms_also_for_idle_workers(mill: StartMill) -> None:
+    first, second = _two_hosts(mill)
+    keys, operator = first.app.queue_keys("default"), first.operator
+    assert program.add.enqueue(1).result(5) == 3
+    operator.run(control.pause(keys))  # all workers are in a blocking read
+    handles = program.app.enqueue_many(program.span.job(f"held{number}", 0) for number in range(5))
+    stays(lambda: not _spans([first, second]), 0.5)
+    resumed = time.monotonic()
+    control.resume_all(operator, keys)
+    for handle in handles:
+        handle.result(5)
+    assert _spans([first, second])[0][0] - resumed <= HALF
+    stream = iter(range(100_000))
+    while len(_spans([first, second])) < 30:
+        program.app.enqueue_many(program.span.job(f"busy{next(stream)}", 0.02) for _ in range(20))
+    operator.run(control.pause(keys))
+    paused = time.monotonic()
+    program.app.enqueue_many(program.span.job(f"late{number}", 0.02) for number in range(20))
+    time.sleep(1.0)  # in this time something would start, if anything did
+    assert max(moment for moment, word, _ in _spans([first, second]) if word == "began") - paused <= HALF
+    control.resume_all(operator, keys)
+    wait_until(lambda: operator.run(survey(keys)).waiting + operator.run(survey(keys)).running == 0, 30.0)
+    _nothing_is_stuck(first)
+    first.up.stop()
+    second.up.stop()
+
+
+def test_what_was_fetched_behind_a_long_job_does_not_start_after_a_pause(mill: StartMill) -> None:
+    """There is nobody idle to whom it would have been handed."""
+    running = mill(processes=1)
+    for handle in program.app.enqueue_many(program.noop.job(number) for number in range(300)):
+        handle.result(20)
+    running.up.send(signal.SIGTSTP)
+    running.up.wait_log("SIGTSTP")
+    program.until.enqueue("gate", "go")
+    program.app.enqueue_many(program.span.job(f"behind{number}", 0) for number in range(3))
+    running.up.send(signal.SIGCONT)
+    running.wait_for("start", "gate")
+    keys = running.app.queue_keys("default")
+    assert running.operator.run(survey(keys)).running == 4
+    running.operator.run(limits.pause_job(keys, "span"))
+    wait_until(lambda: running.operator.run(survey(keys)).running == 1, 2.0)
+    running.touch("go")
+    running.wait_for("end", "gate")
+    assert program.add.enqueue(1).result(5) == 3
+    assert not running.lines("began")
+    limits.resume_whole_job(running.operator, keys, "span")
+    running.wait_for("ended", count=3)
+    _nothing_is_stuck(running)
+    running.up.stop()
+
+
+def test_a_paused_name_holds_back_its_jobs_alone_on_all_hosts(mill: StartMill) -> None:
+    first, second = _two_hosts(mill)
+    keys, operator = first.app.queue_keys("default"), first.operator
+    operator.run(limits.pause_job(keys, "span"))
+    handles = program.app.enqueue_many(program.span.job(f"held{number}", 0) for number in range(5))
+    assert [program.add.enqueue(number).result(5) for number in range(10)] == list(range(2, 12))
+    assert not _spans([first, second])
+    resumed = time.monotonic()
+    limits.resume_whole_job(operator, keys, "span")
+    for handle in handles:
+        handle.result(5)
+    assert _spans([first, second])[0][0] - resumed <= HALF
+    _nothing_is_stuck(first)
+    first.up.stop()
+    second.up.stop()
+
+
+def test_bands_are_strict_for_workers(mill: StartMill) -> None:
+    running = mill()
+    running.up.send(signal.SIGTSTP)
+    running.up.wait_log("SIGTSTP")
+    for band in ("low", "normal", "high", "critical"):
+        running.app.enqueue_many(program.nap.using(priority=band).job(f"{band}{number:02}", 0) for number in range(40))
+    running.up.send(signal.SIGCONT)
+    running.wait_for("end", count=160, timeout=20.0)
+    order = [line.split()[1] for line in running.lines("end")]
+    wanted = [f"{band}{number:02}" for band in ("critical", "high", "normal", "low") for number in range(40)]
+    assert order == wanted
+    running.up.stop()
+
+
+def test_a_queue_with_a_small_weight_is_not_starved(mill: StartMill) -> None:
+    """The other one is never empty, and each of them gets its share all the time."""
+    running = mill(queues="{ urgent = 9, default = 1 }")
+    running.up.send(signal.SIGTSTP)
+    running.up.wait_log("SIGTSTP")
+    for queue, count in (("urgent", 500), ("default", 20)):
+        running.app.enqueue_many(program.nap.using(queue=queue).job(queue, 0.006) for _ in range(count))
+    running.up.send(signal.SIGCONT)
+    running.wait_for("end", "default", count=20, timeout=40.0)
+    assert running.count("end", "urgent") < 500
+    running.wait_for("end", count=520, timeout=40.0)
+    running.up.stop()

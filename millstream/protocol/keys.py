@@ -172,7 +172,7 @@ class QueueKeys:
     def rooms(self) -> str:
         """What each room's key begins with: zsets of the jobs that may not run now; see ``_rooms.lua``.
 
-        The scripts derive this and the next three from the records' key: they cost a call no argument.
+        The scripts derive this and the next four from the records' key: they cost a call no argument.
         """
         return self.base + "room:"
 
@@ -189,6 +189,11 @@ class QueueKeys:
     def parked(self) -> str:
         """Zset: every job that waits in a room, by the time since when."""
         return self.base + "parked"
+
+    @cached_property
+    def places(self) -> str:
+        """What the set of each concurrency key begins with: the ids of the jobs that have a place."""
+        return self.base + "key:"
 
     @cached_property
     def gate(self) -> str:

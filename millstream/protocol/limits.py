@@ -153,6 +153,24 @@ def resume_job(keys: QueueKeys, name: str, *, count: int = STEP) -> Call[Resumed
     )
 
 
+class Tended(NamedTuple):
+    """One step: where to go on ("0" at the end), how many places were freed, whether names are being resumed."""
+
+    cursor: str
+    freed: int
+    resuming: bool
+
+
+def tend(keys: QueueKeys, cursor: str = "0", count: int = 50) -> Call[Tended]:
+    """Look after some of the rooms of concurrency keys."""
+    return Call(
+        script("tend"),
+        all_keys(keys),
+        (cursor, count),
+        lambda reply: Tended(reply[0].decode(), int(reply[1]), bool(reply[2])),
+    )
+
+
 def resume_whole_job(runner: Runner, keys: QueueKeys, name: str) -> ResumedJob:
     """Resume a name to the end; the reply counts all that waited. Raises :class:`Unavailable`."""
     moved = 0

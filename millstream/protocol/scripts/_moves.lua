@@ -90,13 +90,17 @@ local function enter(job, letter)
 end
 
 -- To where a job belongs that is ready to run: into a stream (by its letter), or where the queue's rules have it wait:
--- in a room, or in `held` while the queue is paused. `resumed`: its name is paused no more, whatever the rules say.
-local function place(job, letter, resumed)
+-- in a room, or in `held` while the queue is paused. `resumed`: its name is paused no more, whatever the rules say;
+-- `waited`: it comes from the room of its key.
+function place(job, letter, resumed, waited)
   if cancelled(job) then return end
   local rule = rules()
   local name = not resumed and name_among(rule.names, job.env)
+  local key, most = key_of(job)
   if name then
-    park(job, letter, 'job:' .. name)
+    set_aside(job, letter, name)
+  elseif key and not find_place(job.id, key, most, waited) then
+    park(job, letter, 'key:' .. key)
   elseif rule.paused then
     local entry = fields_of(job)
     entry[#entry + 1] = 'band'
@@ -110,7 +114,7 @@ local function place(job, letter, resumed)
 end
 
 -- The job of a record that carries its envelope: of one that is due, or in a room; nil where it does not.
-local function job_of(id)
+function job_of(id)
   local fields = redis.call('HMGET', records .. id, 'env', 'band', 'run', 'attempt', 'crashes', 'alone', 'room')
   if not fields[1] then return nil end
   return {id = id, env = fields[1], band = fields[2] or band_of(fields[1]), run = counter(fields[3], 1),
@@ -127,6 +131,7 @@ local function postpone(job, state, delay)
   redis.call('PERSIST', records .. job.id)
   redis.call('ZADD', due, at, job.id)
   if redis.call('ZRANGE', due, 0, 0)[1] == job.id then wake() end
+  step_aside(job)
 end
 
 -- Take an entry from whoever holds it. `requeue` puts its job elsewhere, by default into `again`, uncounted; what is

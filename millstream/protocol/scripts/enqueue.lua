@@ -35,7 +35,7 @@ end
 local function room_for(id, env, extras)
   local name = name_among(rule.names, env)
   if name then return 'job:' .. name end
-  if extras and extras.key and not find_place(id, extras.key, extras.places or 1) then return 'key:' .. extras.key end
+  if extras and extras.key and not find_place(id, extras.key, math.floor(extras.places)) then return 'key:' .. extras.key end
   return rule.gated and not rule.paused and 'gate' or nil
 end
 

@@ -56,7 +56,7 @@ local function sort_out(letter, entries, chosen)
     local job = paused and job_at(letter .. entry[1])
     local name = job and job.id and job.env and name_among(paused, job.env)
     if name then
-      park(job, letter, 'job:' .. name)
+      set_aside(job, letter, name)
       redis.call('XACK', streams[letter], GROUP, entry[1])
       redis.call('XDEL', streams[letter], entry[1])
     else
@@ -74,7 +74,7 @@ local function admit(letter, count)
     local job = job_of(id)
     local name = job and name_among(paused, job.env)
     if name then
-      park(job, letter, 'job:' .. name)
+      set_aside(job, letter, name)
     elseif job and job.room == 'gate' then
       enter(job, letter)
     end

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
 import time
 from collections.abc import Iterable
@@ -11,10 +13,13 @@ import psutil
 import pytest
 
 from millstream.protocol import control, limits
+from millstream.protocol.app import Millstream
 from millstream.protocol.inspect import survey
 from millstream.protocol.limits import checked_limit
+from millstream.protocol.link import Link
 from tests.lifecycle import program
 from tests.lifecycle.conftest import Mill, StartMill
+from tests.support.acl import as_role
 from tests.support.servers import Kind
 from tests.support.waiting import stays, wait_until
 
@@ -37,10 +42,24 @@ def _limit(running: Mill, concurrency: int | None = None, rate: str | None = Non
     running.operator.run(limits.set_limit(keys, checked_limit(concurrency, rate, burst)))
 
 
-def _spans(hosts: Iterable[Mill], name: str = "") -> list[tuple[float, str, str]]:
-    """What the jobs noted of themselves: moment (monotonic), start or end, and which run of which job."""
-    notes = (line.split() for host in hosts for word in ("began", "ended") for line in host.lines(word, *name.split()))
+def _spans(hosts: Iterable[Mill]) -> list[tuple[float, str, str]]:
+    """What the jobs noted of themselves: moment (monotonic), began or ended, and which run of which job."""
+    notes = (line.split() for host in hosts for word in ("began", "ended") for line in host.lines(word))
     return sorted((float(moment), word, f"{job}/{run}") for word, job, run, moment in notes)
+
+
+def _ended(hosts: Iterable[Mill]) -> int:
+    return sum(word == "ended" for _, word, _ in _spans(hosts))
+
+
+def _warmed_up(running: Mill) -> None:
+    """Tiny jobs have made large batches; then nobody is in a blocking read any more, and nobody fetches."""
+    for handle in program.app.enqueue_many(program.noop.job(number) for number in range(300)):
+        handle.result(20)
+    running.up.send(signal.SIGTSTP)
+    with contextlib.closing(Link(as_role(running.app.client.url, "admin"))) as link:
+        blocked = re.compile(rb" flags=b .*cmd=xreadgroup ")
+        wait_until(lambda: not blocked.search(link.execute("CLIENT", "LIST")), 10.0)
 
 
 def _most_at_once(hosts: Iterable[Mill], died: dict[str, float]) -> int:
@@ -78,12 +97,12 @@ def test_no_more_run_than_allowed_while_workers_and_a_host_are_killed(mill: Star
             os.kill(pid, signal.SIGKILL)
         died.update({run: time.monotonic() for run in begun - ended if run not in died})
 
-    first.wait_for("began", count=2)
+    hosts = (first, second)
     for running in (first, second, first):
-        ran = len(_spans([first, second]))
-        busy = [record for record in running.up.workers()]
-        kill(running, busy[:1])
-        wait_until(lambda ran=ran: len(_spans([first, second])) >= ran + 4, 20.0)  # type: ignore[misc]
+        before = _ended(hosts)
+        wait_until(lambda before=before: _ended(hosts) >= before + 2, 20.0)  # type: ignore[misc]
+        kill(running, running.up.workers()[:1])
+    wait_until(lambda: second.count("began") > second.count("ended"), 20.0)
     kill(second, [second.up.pid, *(process.pid for process in second.up.tree())])
     second.up.wait()
     for handle in handles:
@@ -155,10 +174,7 @@ def test_a_pause_and_a_resume_hold_within_200_ms_also_for_idle_workers(mill: Sta
 def test_what_was_fetched_behind_a_long_job_does_not_start_after_a_pause(mill: StartMill) -> None:
     """There is nobody idle to whom it would have been handed."""
     running = mill(processes=1)
-    for handle in program.app.enqueue_many(program.noop.job(number) for number in range(300)):
-        handle.result(20)
-    running.up.send(signal.SIGTSTP)
-    running.up.wait_log("SIGTSTP")
+    _warmed_up(running)
     program.until.enqueue("gate", "go")
     program.app.enqueue_many(program.span.job(f"behind{number}", 0) for number in range(3))
     running.up.send(signal.SIGCONT)
@@ -194,13 +210,10 @@ def test_a_paused_name_holds_back_its_jobs_alone_on_all_hosts(mill: StartMill) -
     second.up.stop()
 
 
-def test_bands_are_strict_for_workers(mill: StartMill) -> None:
-    running = mill()
-    running.up.send(signal.SIGTSTP)
-    running.up.wait_log("SIGTSTP")
+def test_bands_are_strict_for_workers(mill: StartMill, app: Millstream) -> None:
     for band in ("low", "normal", "high", "critical"):
-        running.app.enqueue_many(program.nap.using(priority=band).job(f"{band}{number:02}", 0) for number in range(40))
-    running.up.send(signal.SIGCONT)
+        app.enqueue_many(program.nap.using(priority=band).job(f"{band}{number:02}", 0) for number in range(40))
+    running = mill()
     running.wait_for("end", count=160, timeout=20.0)
     order = [line.split()[1] for line in running.lines("end")]
     wanted = [f"{band}{number:02}" for band in ("critical", "high", "normal", "low") for number in range(40)]
@@ -208,15 +221,54 @@ def test_bands_are_strict_for_workers(mill: StartMill) -> None:
     running.up.stop()
 
 
-def test_a_queue_with_a_small_weight_is_not_starved(mill: StartMill) -> None:
+def test_a_queue_with_a_small_weight_is_not_starved(mill: StartMill, app: Millstream) -> None:
     """The other one is never empty, and each of them gets its share all the time."""
-    running = mill(queues="{ urgent = 9, default = 1 }")
-    running.up.send(signal.SIGTSTP)
-    running.up.wait_log("SIGTSTP")
     for queue, count in (("urgent", 500), ("default", 20)):
-        running.app.enqueue_many(program.nap.using(queue=queue).job(queue, 0.006) for _ in range(count))
-    running.up.send(signal.SIGCONT)
+        app.enqueue_many(program.nap.using(queue=queue).job(queue, 0.006) for _ in range(count))
+    running = mill(queues="{ urgent = 9, default = 1 }")
     running.wait_for("end", "default", count=20, timeout=40.0)
     assert running.count("end", "urgent") < 500
     running.wait_for("end", count=520, timeout=40.0)
     running.up.stop()
+
+
+def test_keys_hold_over_hosts_and_a_kill_and_keep_nobody_waiting(mill: StartMill) -> None:
+    first, second = _two_hosts(mill)
+    hosts = (first, second)
+    keyed = [
+        program.span.using(concurrency_key=f"user-{number % 3}", concurrency=1).job(f"user-{number % 3}", 0.1)
+        for number in range(24)
+    ]
+    handles = program.app.enqueue_many(keyed)
+    assert program.add.enqueue(1).result(5) == 3, "nobody else waits behind them"
+    wait_until(lambda: _ended(hosts) >= 4, 20.0)
+    wait_until(lambda: first.count("began") > first.count("ended"), 20.0)
+    for pid in first.up.workers():
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: _ended(hosts) >= 10, 20.0)
+    tree = [psutil.Process(second.up.pid), *second.up.tree()]
+    for process in tree:
+        process.suspend()
+    for process in reversed(tree):
+        process.kill()
+    second.up.wait()
+    for handle in handles:
+        assert handle.result(40) is None
+    for user in range(3):
+        spans = [one for one in _spans(hosts) if one[2].startswith(f"user-{user}/")]
+        ended_at = 0.0
+        for moment, word, _ in spans:
+            if word == "began":
+                assert moment >= ended_at
+            else:
+                ended_at = moment
+        assert sum(word == "ended" for _, word, _ in spans) == 8
+        begun = [index for index, (_, word, _) in enumerate(spans) if word == "began"]
+        unfinished = [index for index in begun if index + 1 < len(spans) and spans[index + 1][1] != "ended"]
+        assert len(unfinished) <= 2, "those that were killed; all others ended before the next began"
+    wait_until(lambda: first.operator.run(survey(first.app.queue_keys("default"))).running == 0)
+    _nothing_is_stuck(first)
+    assert not first.operator.execute(
+        "EXISTS", *(first.app.queue_keys("default").places + f"user-{n}" for n in range(3))
+    )
+    first.up.stop()

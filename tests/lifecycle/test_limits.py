@@ -54,9 +54,10 @@ def _ended(hosts: Iterable[Mill]) -> int:
 
 def _warmed_up(running: Mill) -> None:
     """Tiny jobs have made large batches; then nobody is in a blocking read any more, and nobody fetches."""
-    for handle in program.app.enqueue_many(program.noop.job(number) for number in range(300)):
+    for handle in program.app.enqueue_many(program.add.job(number) for number in range(1000)):
         handle.result(20)
     running.up.send(signal.SIGTSTP)
+    running.up.wait_log("SIGTSTP")
     with contextlib.closing(Link(as_role(running.app.client.url, "admin"))) as link:
         blocked = re.compile(rb" flags=b .*cmd=xreadgroup ")
         wait_until(lambda: not blocked.search(link.execute("CLIENT", "LIST")), 10.0)

@@ -82,6 +82,17 @@ def test_several_places_and_higher_bands_first(rig: Rig) -> None:
     assert set(ready(rig)) == {"urgent", "c"}
 
 
+def test_nobody_overtakes_who_waits_also_where_he_would_find_a_place(rig: Rig) -> None:
+    """Each job says how many there may be where it runs."""
+    rig.join()
+    add(rig, "a", "b")
+    add(rig, "c", places=2)
+    running = ready(rig)
+    assert set(running) == {"a"}
+    settle(rig, "a", running["a"])
+    assert set(ready(rig)) == {"b", "c"}
+
+
 @pytest.mark.parametrize("kind", [*transitions.ENDS, Kind.DEAD, Kind.CRASHED])
 def test_every_end_gives_the_place_on(rig: Rig, kind: Kind) -> None:
     rig.join()

@@ -14,11 +14,11 @@ local enqueued, uniques = KEYS[10], KEYS[11]
 local bands = {c = 'critical', h = 'high', n = 'normal', l = 'low'}
 local replies = {}
 -- include: _enqueued.lua
--- include: _rooms.lua
 -- include: _holds.lua
 -- include: _extras.lua
-local rule = rules()
-local ruled = rule.gated or rule.names
+local rule = redis.call('HMGET', meta, 'paused', 'gated', 'paused_jobs')
+local paused, gated, names = rule[1], rule[2], rule[3]
+local put_aside, room_for
 
 local function postpone(record, id, letter, env, delay)
   local clock = redis.call('TIME')
@@ -31,15 +31,21 @@ local function postpone(record, id, letter, env, delay)
   end
 end
 
--- The room in which a job has to wait; nil where there is none for it.
-local function room_for(id, env, extras)
-  local name = name_among(rule.names, env)
-  if name then return 'job:' .. name end
-  if extras and extras.key and not find_place(id, extras.key, math.floor(extras.places)) then return 'key:' .. extras.key end
-  return rule.gated and not rule.paused and 'gate' or nil
+local extras_of = read_extras()
+if gated or names or next(extras_of) then -- else nobody has to wait in a room, and that costs nothing
+-- include: _rooms.lua
+  put_aside = park
+
+  -- The room in which a job has to wait; nil where there is none for it.
+  function room_for(id, env, extras)
+    local name = name_among(names, env)
+    if name then return 'job:' .. name end
+    local key = extras and extras.key
+    if key and not find_place(id, key, math.floor(extras.places)) then return 'key:' .. key end
+    return gated and not paused and 'gate' or nil
+  end
 end
 
-local extras_of = read_extras()
 for i = 1, #ARGV, 5 do
   local id, letter, env, delay, nonce = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local record, extras = records .. id, extras_of[i + 4]
@@ -49,12 +55,12 @@ for i = 1, #ARGV, 5 do
   elseif extras and extras.unique and holder_of(extras.unique) then
     replies[#replies + 1] = holder_of(extras.unique)
   else
-    local room = (ruled or extras) and delay == '' and room_for(id, env, extras)
+    local room = room_for and delay == '' and room_for(id, env, extras)
     if delay ~= '' then
       postpone(record, id, letter, env, delay)
     elseif room then
-      park({id = id, env = env, run = 1, attempt = 0, crashes = 0}, letter, room)
-    elseif rule.paused then
+      put_aside({id = id, env = env, run = 1, attempt = 0, crashes = 0}, letter, room)
+    elseif paused then
       local entry = redis.call('XADD', held, '*', 'id', id, 'env', env, 'band', bands[letter])
       redis.call('HSET', record, 'state', 'queued', 'entry', 'x' .. entry)
     else

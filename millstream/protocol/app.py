@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from millstream.protocol import transitions
 from millstream.protocol.client import Client
+from millstream.protocol.concurrency import KeyOf as ConcurrencyKey
+from millstream.protocol.concurrency import checked_seating
 from millstream.protocol.drafts import chunks, new_job
 from millstream.protocol.errors import InvalidJob, UnknownJob
 from millstream.protocol.handle import Handle
@@ -125,6 +127,8 @@ class Millstream:
         unique_for: Duration | None = None,
         unique_by: KeyOf | None = None,
         unique_until: Until | None = None,
+        concurrency_key: ConcurrencyKey | None = None,
+        concurrency: int | None = None,
     ) -> Decorator: ...
 
     def job(
@@ -142,13 +146,16 @@ class Millstream:
         unique_for: Duration | None = None,
         unique_by: KeyOf | None = None,
         unique_until: Until | None = None,
+        concurrency_key: ConcurrencyKey | None = None,
+        concurrency: int | None = None,
     ) -> Any:
         """Register a function as a job.
 
         ``timeout`` (seconds, 0 for none) is the soft limit of a run: by default its group's, else 3600.
         ``result_ttl`` (seconds) is how long its result is kept, 0 for not at all; ``tags`` are what its jobs are found
-        by. ``on_dead`` is called as those of :meth:`on_dead` are, for this job only. ``unique_for``, ``unique_by`` and
-        ``unique_until`` are those of :meth:`Job.using`, for every enqueue that does not say otherwise.
+        by. ``on_dead`` is called as those of :meth:`on_dead` are, for this job only. ``unique_for``, ``unique_by``,
+        ``unique_until``, ``concurrency_key`` and ``concurrency`` are those of :meth:`Job.using`, for every enqueue that
+        does not say otherwise.
         Raises :class:`DuplicateJob`, :class:`InvalidJob`.
         """
 
@@ -171,6 +178,7 @@ class Millstream:
                 options=Options(tags=own_tags),
                 on_dead=checked_hook(on_dead),
                 unique=unique,
+                seating=checked_seating(concurrency_key, concurrency),
             )
             self.registry.add(job)
             return job

@@ -89,6 +89,11 @@ def purge(keys: QueueKeys, *, due: bool = False, count: int = STEP) -> Call[Purg
     )
 
 
+def remove(keys: QueueKeys, ids: Sequence[str]) -> Call[list[bool]]:
+    """Remove up to :data:`STEP` waiting jobs; the reply says for each whether it is gone."""
+    return Call(script("remove"), all_keys(keys), ids, lambda reply: [bool(code) for code in reply])
+
+
 def dead_retry(keys: QueueKeys, ids: Sequence[str]) -> Call[list[Retried | Held]]:
     """Enqueue up to :data:`STEP` dead jobs again; the reply says for each what became of it."""
     return Call(script("dead_retry"), all_keys(keys), ids, _parse_retried)

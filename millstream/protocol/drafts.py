@@ -57,6 +57,8 @@ def _extras(draft: Draft, expiry: int | None) -> dict[str, Any] | None:
         extras |= {"unique": draft.lock.digest, "unique_for": draft.lock.lifetime, "until": draft.lock.until}
     if expiry is not None:
         extras["expires"] = expiry
+    if draft.seat is not None:
+        extras |= {"key": draft.seat.key, "places": draft.seat.places}
     return extras or None
 
 
@@ -87,6 +89,8 @@ def _kept(draft: Draft, expiry: int | None) -> dict[str, Any]:
         kept["metadata"] = options.metadata
     if draft.lock is not None:
         kept["unique"] = draft.lock.until
+    if draft.seat is not None:
+        kept["key"] = draft.seat.key
     if expiry is not None:
         kept["expires"] = expiry
     return kept

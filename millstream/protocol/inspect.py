@@ -10,6 +10,7 @@ import orjson
 
 from millstream.protocol.call import Call
 from millstream.protocol.keys import STREAMS, Keys, QueueKeys
+from millstream.protocol.limits import NO_LIMIT, Limit
 from millstream.protocol.runner import Runner
 from millstream.protocol.scripts import script
 from millstream.protocol.transitions import all_keys
@@ -22,7 +23,8 @@ _OUTCOMES = {"retry": "retried", "crash": "crashed", "release": "released"}
 class Survey:
     """How many jobs of one queue are where, at one instant of the server.
 
-    ``waiting`` is ready to run or held by a pause; ``streams`` is what was not delivered yet, per stream.
+    ``waiting`` is ready to run, held by a pause, or parked: in a room, because of a limit, a paused name or a key.
+    ``gated`` of the parked ones wait for a limit. ``streams`` is what was not delivered yet, per stream.
     ``due`` counts scheduled and retrying jobs. ``oldest`` is the age in seconds of the job that waits
     longest, ``next_due`` the seconds until the next job is due (not below 0); None where there is none.
     """
@@ -40,10 +42,22 @@ class Survey:
     next_due: float | None
     streams: dict[str, int]
     counters: dict[str, int]
+    parked: int = 0
+    gated: int = 0
+    limit: Limit = NO_LIMIT
+    paused_jobs: tuple[str, ...] = ()
+
+    @property
+    def startable(self) -> int:
+        """How many of the waiting jobs more workers would start."""
+        gated = self.gated
+        if self.limit.concurrency is not None:
+            gated = min(gated, max(0, self.limit.concurrency - self.running))
+        return sum(self.streams.values()) + self.held + gated
 
     def to_dict(self) -> dict[str, Any]:
         """As the command line and the API print it."""
-        return dict(vars(self))
+        return {**vars(self), "limit": self.limit.to_dict(), "paused_jobs": list(self.paused_jobs)}
 
 
 class Browsed(NamedTuple):
@@ -74,14 +88,14 @@ def browse(
 
 
 def _parse_survey(keys: QueueKeys, reply: list[Any]) -> Survey:
-    now, paused, lengths, pendings, held, due, dead, oldest, next_due, counters = reply
+    now, paused, lengths, pendings, held, due, dead, oldest, next_due, counters, (parked, gated), switches = reply
     streams = {name: max(0, length - pending) for name, length, pending in zip(STREAMS, lengths, pendings, strict=True)}
     return Survey(
         queue=keys.queue,
         tag=keys.tag,
         paused=paused != b"",
         resuming=paused == b"resuming",
-        waiting=sum(streams.values()) + held,
+        waiting=sum(streams.values()) + held + parked,
         running=sum(pendings),
         held=held,
         due=due,
@@ -90,7 +104,15 @@ def _parse_survey(keys: QueueKeys, reply: list[Any]) -> Survey:
         next_due=max(0, next_due - now) / 1000 if next_due >= 0 else None,
         streams=streams,
         counters=_parse_counters(counters),
+        parked=parked,
+        gated=gated,
+        limit=Limit.parse(*switches[:3]),
+        paused_jobs=_names(switches[3]),
     )
+
+
+def _names(text: bytes | None) -> tuple[str, ...]:
+    return tuple(sorted((text or b"").decode(errors="replace").split()))
 
 
 def _parse_counters(flat: list[bytes]) -> dict[str, int]:

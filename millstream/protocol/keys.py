@@ -121,7 +121,7 @@ class QueueKeys:
 
     @cached_property
     def meta(self) -> str:
-        """Hash: the queue's switches (paused)."""
+        """Hash: the queue's switches (paused; its limits; names that are paused)."""
         return self.base + "meta"
 
     @cached_property
@@ -167,6 +167,38 @@ class QueueKeys:
     def uniques(self) -> str:
         """What the lock of each unique key begins with, a string: the id of the job that holds it."""
         return self.base + "unique:"
+
+    @cached_property
+    def rooms(self) -> str:
+        """What each room's key begins with: zsets of the jobs that may not run now; see ``_rooms.lua``.
+
+        The scripts derive this and the next four from the records' key: they cost a call no argument.
+        """
+        return self.base + "room:"
+
+    def room(self, name: str) -> str:
+        """Zset: the jobs of one room in the order in which they go on: ``gate``, ``job:<name>`` or ``key:<key>``."""
+        return self.rooms + name
+
+    @cached_property
+    def crowded(self) -> str:
+        """Set: the names of the rooms in which somebody waits."""
+        return self.base + "rooms"
+
+    @cached_property
+    def parked(self) -> str:
+        """Zset: every job that waits in a room, by the time since when."""
+        return self.base + "parked"
+
+    @cached_property
+    def places(self) -> str:
+        """What the set of each concurrency key begins with: the ids of the jobs that have a place."""
+        return self.base + "key:"
+
+    @cached_property
+    def gate(self) -> str:
+        """Hash: the last number given in a room, and the bucket of the rate limit."""
+        return self.base + "gate"
 
 
 @dataclass(frozen=True)

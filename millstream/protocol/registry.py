@@ -9,6 +9,8 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
+from millstream.protocol.concurrency import KeyOf as ConcurrencyKey
+from millstream.protocol.concurrency import Seat, Seating, checked_seating
 from millstream.protocol.contract import contract_of, rebuilding
 from millstream.protocol.errors import DuplicateJob, InvalidJob
 from millstream.protocol.keys import band_of, checked_id, checked_name
@@ -50,6 +52,7 @@ class Options:
     unique: Unique | None = None
     expires_in: float | None = None
     deadline: datetime | None = None
+    seating: Seating | None = None
 
 
 def checked_options(
@@ -68,6 +71,8 @@ def checked_options(
     unique_until: str | None = None,
     expires_in: Duration | None = None,
     deadline: datetime | None = None,
+    concurrency_key: ConcurrencyKey | None = None,
+    concurrency: int | None = None,
 ) -> Options:
     """Check the options of one enqueue. Raises :class:`InvalidJob`."""
     if queue is not None:
@@ -96,6 +101,7 @@ def checked_options(
         checked_unique(unique_for, unique_by, unique_until),
         None if expires_in is None else seconds(expires_in, "expires_in"),
         deadline,
+        checked_seating(concurrency_key, concurrency),
     )
 
 
@@ -119,7 +125,8 @@ def _check_instant(what: str, instant: object) -> None:
 class Draft:
     """A job to be: a name, arguments and options, not enqueued yet. Made by ``job.job(...)``.
 
-    ``lock`` is what it must hold to be enqueued, where it is to be unique.
+    ``lock`` is what it must hold to be enqueued, where it is to be unique; ``seat`` what it needs to run, where its key
+    has a limit.
     """
 
     name: str
@@ -131,6 +138,7 @@ class Draft:
     job: Job[..., Any] | None = field(default=None, repr=False, compare=False)
     """The function, where the caller has it: by it a result is rebuilt."""
     lock: Lock | None = None
+    seat: Seat | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +157,7 @@ class Job(Generic[P, R]):
     on_dead: DeadHook | None = None
     options: Options = field(default_factory=Options)
     unique: Unique | None = None
+    seating: Seating | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.fn(*args, **kwargs)
@@ -170,6 +179,8 @@ class Job(Generic[P, R]):
         unique_until: Until | None = None,
         expires_in: Duration | None = None,
         deadline: datetime | None = None,
+        concurrency_key: str | Callable[P, str] | None = None,
+        concurrency: int | None = None,
     ) -> Job[P, R]:
         """This job with options for its next enqueues: they never mix with the function's arguments.
 
@@ -181,6 +192,8 @@ class Job(Generic[P, R]):
         and the arguments, or ``unique_by``: a text, or what makes one of the arguments. It is held until the job's
         end, or with ``unique_until="started"`` until its start.
         ``expires_in`` (seconds) or ``deadline`` (an aware datetime): the job is not started after that.
+        ``concurrency_key`` (a text, or what makes one of the arguments): of the jobs of the queue with the same key no
+        more than ``concurrency`` (1) run at once, on all hosts; the others wait without keeping anybody else waiting.
         Raises :class:`InvalidJob`.
         """
         options = checked_options(
@@ -198,6 +211,8 @@ class Job(Generic[P, R]):
             unique_until=unique_until,
             expires_in=expires_in,
             deadline=deadline,
+            concurrency_key=concurrency_key,
+            concurrency=concurrency,
         )
         return replace(self, options=options)
 
@@ -209,7 +224,9 @@ class Job(Generic[P, R]):
         lock = None
         if unique := overridden(self.unique, options.unique):
             lock = unique.lock(self.name, args, kwargs, self.signature)
-        return Draft(self.name, args, kwargs, options.queue or self.queue, priority, options, self, lock)
+        seating = options.seating or self.seating
+        seat = seating.of(self.name, args, kwargs) if seating else None
+        return Draft(self.name, args, kwargs, options.queue or self.queue, priority, options, self, lock, seat)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Enqueue a call. Raises :class:`InvalidJob` (for what is asked) or :class:`Unavailable` (Redis)."""

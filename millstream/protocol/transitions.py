@@ -87,11 +87,17 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What a fetch delivered: the server's time (ms), whether the queue is paused, and (letter, id, fields) each."""
+    """What a fetch delivered: the server's time (ms), whether the queue is paused, and (letter, id, fields) each.
+
+    ``paused`` means that a blocking read would find nothing: the queue is to be asked again after ``wait`` seconds.
+    ``ruled``: its jobs are delivered by :func:`take`, because it has a limit or some of its names are paused.
+    """
 
     now: int
     paused: bool
     entries: list[tuple[str, bytes, list[bytes]]]
+    ruled: bool = False
+    wait: float = 0.1
 
 
 def all_keys(keys: QueueKeys) -> tuple[str, ...]:
@@ -163,17 +169,35 @@ def fetch(keys: QueueKeys, consumer: str, count: int) -> Call[Fetched]:
     return Call(script("fetch"), (keys.meta, *keys.streams), (consumer, count), _parse_fetched)
 
 
+def take(keys: QueueKeys, consumer: str, count: int) -> Call[Fetched]:
+    """The same where the queue has a limit, or some of its names are paused: no more than may start now."""
+    return Call(script("take"), all_keys(keys), (consumer, count), _parse_taken)
+
+
 def own(keys: QueueKeys, consumer: str, count: int = 250) -> Call[Fetched]:
     """What this consumer holds already."""
     return Call(script("own"), (keys.meta, *keys.streams), (consumer, count), _parse_fetched)
 
 
+_RULED = 2
+_GATED = 3
+
+
 def _parse_fetched(reply: list[Any]) -> Fetched:
+    return Fetched(reply[0], bool(reply[1]), _entries(reply, 2), ruled=reply[1] == _RULED)
+
+
+def _parse_taken(reply: list[Any]) -> Fetched:
+    code = reply[1]
+    return Fetched(reply[0], code in (1, _GATED), _entries(reply, 3), ruled=code != 0, wait=reply[2] / 1000)
+
+
+def _entries(reply: list[Any], first: int) -> list[tuple[str, bytes, list[bytes]]]:
     entries: list[tuple[str, bytes, list[bytes]]] = []
-    for index in range(2, len(reply), 2):
+    for index in range(first, len(reply), 2):
         letter = reply[index].decode()
         entries += [(letter, entry_id, fields) for entry_id, fields in reply[index + 1]]
-    return Fetched(reply[0], bool(reply[1]), entries)
+    return entries
 
 
 def settle(

@@ -78,7 +78,8 @@ class Fetcher:
         self._resent = False  # the outcomes at hand were sent before, and no reply came
         self._joined = False
         self._failures = 0
-        self._paused: set[int] = set()
+        self._paused: dict[int, float] = {}  # queues that a blocking read finds nothing in: seconds until another look
+        self._ruled: set[int] = set()  # queues whose jobs are taken one by one, or by name
 
     def exchange(self, queue: int, outcomes: Sequence[Outcome], *, fetch: bool) -> Delivery | None:
         """Settle *outcomes* (of the queue at index *queue*) and, in the same round trip, fetch.
@@ -118,7 +119,7 @@ class Fetcher:
         """Block until a job arrives, a signal does, or :data:`BLOCK` is over. Raises :class:`Unavailable`."""
         open_queues = [index for index in range(len(self._keys)) if index not in self._paused]
         if not open_queues:
-            self._signals.sleep(PAUSED_SLEEP)
+            self._signals.sleep(min(self._paused.values()))
             return None
         self._record.words[Word.IDLE] = 1
         try:
@@ -193,7 +194,8 @@ class Fetcher:
         keys, consumer = self._keys[queue], self._spec.consumer
         if self._uncertain:
             return transitions.own(keys, consumer)
-        return transitions.fetch(keys, consumer, self._paces[queue].size())
+        fetch = transitions.take if queue in self._ruled else transitions.fetch
+        return fetch(keys, consumer, self._paces[queue].size())
 
     def _settle_call(self, queue: int, outcomes: Sequence[Outcome]) -> Call[list[tuple[Verdict, str]]]:
         return transitions.settle(self._keys[queue], self._spec.consumer, outcomes, self._spec.unknown_grace)
@@ -229,10 +231,15 @@ class Fetcher:
         return {"job": outcome.id, "queue": name, "entry": outcome.ref, "outcome": str(outcome.kind)}
 
     def _delivered(self, queue: int, fetched: Fetched) -> Delivery | None:
+        if fetched.ruled and queue not in self._ruled:
+            self._ruled.add(queue)
+            fetched = self._run([self._fetch_call(queue)])[0]
+        elif not fetched.ruled:
+            self._ruled.discard(queue)
         if fetched.paused:
-            self._paused.add(queue)
+            self._paused[queue] = min(fetched.wait, PAUSED_SLEEP)
         else:
-            self._paused.discard(queue)
+            self._paused.pop(queue, None)
         if not fetched.entries:
             return None
         if len(fetched.entries) > MOST_HELD:
@@ -245,7 +252,7 @@ class Fetcher:
         if not self._blocking_id:
             self._blocking_id = self._blocking.client_id()
         streams = {name: index for index in queues for name in self._keys[index].streams}
-        block = PAUSED_SLEEP if self._paused else BLOCK  # a queue that is resumed must not wait for us
+        block = min(self._paused.values(), default=BLOCK)  # a queue that is resumed must not wait for us
         head = ("XREADGROUP", "GROUP", GROUP, self._spec.consumer, "COUNT", 1, "BLOCK", int(block * 1000))
         self._blocking.send(*head, "STREAMS", *streams, *(">" for _ in streams))
         unblocked = False

@@ -165,7 +165,9 @@ def _rows_of(redis: redis_py.Redis, records: list[str]) -> Iterator[dict[str, ob
 
 def test_every_key_is_documented() -> None:
     keys, queue = Keys(), QueueKeys("ms:", "q")
-    names = {*all_keys(queue), queue.history_of(""), queue.statistics, keys.queues, keys.hosts, keys.schema}
+    rooms = (queue.rooms, queue.crowded, queue.parked, queue.gate, queue.places)
+    more = (queue.history_of(""), queue.statistics, *rooms)
+    names = {*all_keys(queue), *more, keys.queues, keys.hosts, keys.schema}
     shown = {re.sub(r"<\w+>", "", name) for name in documented("Keys") if name.startswith("ms:")}
     assert shown == names
 

@@ -77,6 +77,14 @@ def nap(name: str, seconds: float) -> str:
 
 
 @app.job
+def span(name: str, seconds: float) -> None:
+    """Note when it began and when it ended, on a clock that all processes share."""
+    note("began", name, current_job().run, time.monotonic())
+    time.sleep(seconds)
+    note("ended", name, current_job().run, time.monotonic())
+
+
+@app.job
 def until(name: str, file: str) -> str:
     """Start, wait for a file in our folder, end."""
     note("start", name, os.getpid(), current_job().run)

@@ -160,6 +160,10 @@ def produce(jobs: Any, up: Supervised) -> None:
     with pytest.raises(TimeoutError):
         unserved.result(timeout=0.2)
     assert unserved.cancel()
+    keyed = [jobs.add.using(queue="other", concurrency_key="k").enqueue(1, 2) for _ in range(2)]
+    assert all(handle.cancel() for handle in keyed)
+    for handle in [jobs.nap.using(concurrency_key="k").enqueue(1.5) for _ in range(2)]:
+        handle.result(timeout=10)  # long enough for maintenance to look after the one that waits
     asyncio.run(produce_async(jobs))
 
 
@@ -187,7 +191,13 @@ def operate(command: Callable[..., str], client: Client) -> None:
     first, *others = re.findall(r'"id": ?"([^"]+)"', dead)
     command("dead", "retry", first, "--yes")
     command("dead", "delete", "--all", "--yes") if others else None
+    command("queues", "limit", "q", "--concurrency", "2", "--rate", "1000/s")
+    command("queues", "limit", "q", "--none")
     command("queues", "pause", "q")
+    for name in ("pause", "resume"):
+        command("jobs", name, "add", "--queue", "q")
+    for _ in range(2):
+        command("enqueue", "add", "1", "2", "--queue", "q", "--concurrency-key", "k")
     command("enqueue", "add", "1", "2", "--queue", "q", "--unique-for", "60")
     command("enqueue", "add", "1", "2", "--queue", "q", "--unique-for", "60")
     command("queues", "purge", "q", "--due", "--yes")

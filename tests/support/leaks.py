@@ -14,10 +14,10 @@ PREFIX = re.compile(r"^t[0-9a-f]{8}:")
 ALLOWED_GLOBAL = frozenset({"queues", "hosts", "schema"})
 
 # Keys of a queue, by what follows "{tag}queue:"; they stay for the queue's life and are bounded.
-ALLOWED_OF_QUEUE = frozenset({"meta", "stats", "enqueued", "history", "owners", "events", "control"})
+ALLOWED_OF_QUEUE = frozenset({"meta", "stats", "enqueued", "history", "owners", "events", "control", "gate"})
 
 # Keys of a queue that may exist but hold nothing once every job has ended.
-EMPTY = re.compile(r"^(stream:(again|critical|high|normal|low)|due|dead|held|waiting)$")
+EMPTY = re.compile(r"^(stream:(again|critical|high|normal|low)|due|dead|held|waiting|parked|rooms|room:.+|key:.+)$")
 
 # Keys that end by themselves: they must have a TTL.
 EXPIRING = re.compile(r"^(job:.+|wait:.+|stats:.+|history:.+)$")
@@ -66,7 +66,9 @@ def _holds(client: redis.Redis, key: str) -> str | None:
     if kind == "none" or (kind == "stream" and client.xlen(key) == 0):
         pending = _pending(client, key) if kind == "stream" else 0
         return f"{key}: {pending} pending" if pending else None
-    size = {"stream": client.xlen, "zset": client.zcard, "hash": client.hlen, "list": client.llen}[kind](key)
+    size = {"stream": client.xlen, "zset": client.zcard, "hash": client.hlen, "set": client.scard, "list": client.llen}[
+        kind
+    ](key)
     return f"{key}: holds {size}"
 
 

@@ -4,9 +4,12 @@
 --   unique      the key of its lock, 1 to 200 bytes; with `unique_for`, ms for which it is held at most, after the delay
 --   until       "started": the lock is free once the job starts, else at its end
 --   expires     ms from now after which the job is not started any more
+--   key         its concurrency key, 1 to 200 bytes; with `places`: how many jobs of that key run at once
 local LONGEST = 2 ^ 52
 
 local function is_span(number) return type(number) == 'number' and number >= 1 and number < LONGEST end
+
+local function is_name(text) return type(text) == 'string' and #text >= 1 and #text <= 200 end
 
 -- The extras at this place of ARGV, nil where there are none. Raises an error where they cannot be what was meant.
 local function extras_at(at)
@@ -14,9 +17,10 @@ local function extras_at(at)
   if string.sub(text, 1, 1) ~= '{' then return nil end
   local ok, extras = pcall(cjson.decode, text)
   if not ok then return nil end -- a nonce that looks like it
-  local key = extras.unique
+  local unique, key = extras.unique, extras.key
   local right = type(extras.nonce) == 'string' and (extras.expires == nil or is_span(extras.expires))
-    and (key == nil or type(key) == 'string' and #key >= 1 and #key <= 200 and is_span(extras.unique_for))
+    and (unique == nil or is_name(unique) and is_span(extras.unique_for))
+    and (key == nil or is_name(key) and is_span(extras.places))
   if not right then error({err = 'ERR the extras of job ' .. ARGV[at - 4] .. ' are not valid: nothing was enqueued'}) end
   return extras
 end
@@ -32,6 +36,7 @@ end
 
 -- Note in a new job's record what it has, and take its lock.
 local function keep_extras(record, id, extras, delay)
+  if extras.key then redis.call('HSET', record, 'key', extras.key, 'places', math.floor(extras.places)) end
   if extras.expires then
     local clock = redis.call('TIME')
     redis.call('HSET', record, 'expires', clock[1] * 1000 + math.floor(clock[2] / 1000) + math.floor(extras.expires))

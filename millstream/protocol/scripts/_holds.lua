@@ -28,6 +28,7 @@ end
 
 -- The job has ended, or is about to lose its record: free all that it holds.
 local function release(id)
-  local fields = redis.call('HMGET', records .. id, 'unique')
+  local fields = redis.call('HMGET', records .. id, 'unique', 'key')
   release_unique(id, fields[1])
+  release_key(id, fields[2])
 end

@@ -9,7 +9,6 @@ local DEAD_CAP = 10000
 local DEAD_STEP = 100 -- old ones that one burial deletes at most: should the cap have been lowered
 local HISTORY_CAP = 1000
 local TRIES_CAP = 262144
-local APART = {'timeouts', 'memory'} -- counters that few jobs have: absent for 0
 
 local function letter_of(band) return string.sub(band, 1, 1) end
 
@@ -65,9 +64,8 @@ local function cancelled(job)
   return true
 end
 
--- Into a stream (by its letter), or into `held` while the queue is paused. A first delivery carries no counters.
-local function place(job, letter)
-  if cancelled(job) then return end
+-- What an entry says of a job. A first delivery carries no counters.
+local function fields_of(job)
   local entry = {'id', job.id, 'env', job.env}
   if job.run > 1 or job.attempt > 0 or job.crashes > 0 then
     for _, name in ipairs({'run', 'attempt', 'crashes'}) do
@@ -85,17 +83,54 @@ local function place(job, letter)
       entry[#entry + 1] = 1
     end
   end
-  local ref
-  if redis.call('HEXISTS', meta, 'paused') == 1 then
+  return entry
+end
+
+-- The record of a job that stands at an entry now.
+local function stands_at(id, ref)
+  redis.call('HSET', records .. id, 'state', 'queued', 'entry', ref)
+  redis.call('HDEL', records .. id, 'env', 'band', 'run', 'attempt', 'crashes', 'due', 'room', 'alone',
+    unpack(APART))
+  redis.call('PERSIST', records .. id)
+end
+
+-- Into a stream (by its letter), whatever the rules of the queue say.
+local function enter(job, letter)
+  stands_at(job.id, letter .. redis.call('XADD', streams[letter], '*', unpack(fields_of(job))))
+end
+
+-- To where a job belongs that is ready to run: into a stream (by its letter), or where the queue's rules have it wait:
+-- in a room, or in `held` while the queue is paused. `resumed`: its name is paused no more, whatever the rules say;
+-- `waited`: it comes from the room of its key.
+function place(job, letter, resumed, waited)
+  if cancelled(job) then return end
+  local rule = rules()
+  local name = not resumed and name_among(rule.names, job.env)
+  local key, most = key_of(job)
+  if name then
+    set_aside(job, letter, name)
+  elseif key and not find_place(job.id, key, most, waited) then
+    park(job, letter, 'key:' .. key)
+  elseif rule.paused then
+    local entry = fields_of(job)
     entry[#entry + 1] = 'band'
     entry[#entry + 1] = letter == 'a' and 'again' or job.band or band_of(job.env)
-    ref = 'x' .. redis.call('XADD', held, '*', unpack(entry))
+    stands_at(job.id, 'x' .. redis.call('XADD', held, '*', unpack(entry)))
+  elseif rule.gated then
+    park(job, letter, 'gate')
   else
-    ref = letter .. redis.call('XADD', streams[letter], '*', unpack(entry))
+    enter(job, letter)
   end
-  redis.call('HSET', records .. job.id, 'state', 'queued', 'entry', ref)
-  redis.call('HDEL', records .. job.id, 'env', 'band', 'run', 'attempt', 'crashes', 'due', unpack(APART))
-  redis.call('PERSIST', records .. job.id)
+end
+
+-- The job of a record that carries its envelope: of one that is due, or in a room; nil where it does not.
+function job_of(id)
+  local fields = redis.call('HMGET', records .. id, 'env', 'band', 'run', 'attempt', 'crashes', 'alone', 'room',
+    unpack(APART))
+  if not fields[1] then return nil end
+  return {id = id, env = fields[1], band = fields[2] or band_of(fields[1]), run = counter(fields[3], 1),
+    attempt = counter(fields[4], 0), crashes = counter(fields[5], 0), alone = fields[6], room = fields[7],
+    timeouts = counter(fields[8], 0), memory = counter(fields[9], 0)}
 end
 
 -- Into `due`, to be promoted after `delay` milliseconds.
@@ -111,6 +146,7 @@ local function postpone(job, state, delay)
   redis.call('PERSIST', records .. job.id)
   redis.call('ZADD', due, at, job.id)
   if redis.call('ZRANGE', due, 0, 0)[1] == job.id then wake() end
+  step_aside(job)
 end
 
 -- Take an entry from whoever holds it. `requeue` puts its job elsewhere, by default into `again`, uncounted; what is

@@ -1,11 +1,12 @@
 #!lua flags=no-writes,allow-oom
 -- The ids of the jobs in one place of a queue, a bounded page per call. Reads only.
 -- KEYS: as in _keys.lua
--- ARGV: 1 place: running, queued (held ones last), due, or dead, history, finished (newest first, all three),
---       2 position ("" at first), 3 how many ids at most, 4 only of this name ("" for all; only where finished)
+-- ARGV: 1 place: running, queued (then held ones, then those in rooms), due, or dead, history, finished (newest first,
+--       all three), 2 position ("" at first), 3 how many ids at most, 4 only of this name ("" for all; only where finished)
 -- Returns {position to go on from ("" at the end), {ids}}.
 -- include: _keys.lua
 -- include: _waiting.lua
+-- include: _rooms.lua
 local place, position, count = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local ids = {}
 
@@ -29,6 +30,11 @@ end
 -- Up to `wanted` entries of a stream after an entry id: {entry id, job id or nil} each.
 local function entries(letter, after, wanted)
   local stream, found = letter == 'x' and held or streams[letter], {}
+  if letter == PARKED then
+    local first = (tonumber(after) or -1) + 1
+    for i, id in ipairs(redis.call('ZRANGE', parked, first, first + wanted - 1)) do found[i] = {first + i - 1, id} end
+    return found
+  end
   if place == 'running' then
     local rows = redis.pcall('XPENDING', stream, GROUP, after == '' and '-' or '(' .. after, '+', wanted)
     for i, row in ipairs(rows.err and {} or rows) do
@@ -45,7 +51,7 @@ local function entries(letter, after, wanted)
 end
 
 local from, seen = string.sub(position, 1, 1), 0
-for _, letter in ipairs({'a', 'c', 'h', 'n', 'l', place == 'queued' and 'x' or nil}) do
+for _, letter in ipairs({'a', 'c', 'h', 'n', 'l', place == 'queued' and 'x' or nil, place == 'queued' and PARKED or nil}) do
   if from == '' or from == letter then
     local after = from == letter and string.sub(position, 2) or ''
     from = ''

@@ -4,6 +4,7 @@
 -- ARGV: 1 job id, 2 TTL of the record in ms
 -- Returns {code, state}: "ok" cancelled; "running" a request was published; "ended" too late; "absent" unknown.
 -- include: _keys.lua
+-- include: _rooms.lua
 -- include: _holds.lua
 -- include: _moves.lua
 local id, record = ARGV[1], records .. ARGV[1]
@@ -19,6 +20,8 @@ elseif state == 'queued' then
   if letter == 'x' then
     job = job_at(entry)
     redis.call('XDEL', held, entry_id)
+  elseif letter == PARKED then
+    walk_out(id)
   else
     local pending = redis.pcall('XPENDING', streams[letter], GROUP, entry_id, entry_id, 1)
     if not pending.err and #pending == 1 then

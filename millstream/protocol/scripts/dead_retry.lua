@@ -6,6 +6,7 @@
 -- could run (a malformed entry); a text: it stays dead, for the living job of this id holds its unique key.
 -- A job that is not started after some time has forgotten that: whoever retries it wants it to run.
 -- include: _keys.lua
+-- include: _rooms.lua
 -- include: _holds.lua
 -- include: _moves.lua
 -- include: _enqueued.lua

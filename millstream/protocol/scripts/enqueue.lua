@@ -12,11 +12,13 @@ local records, due, held, control, meta = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KE
 local streams = {c = KEYS[6], h = KEYS[7], n = KEYS[8], l = KEYS[9]}
 local enqueued, uniques = KEYS[10], KEYS[11]
 local bands = {c = 'critical', h = 'high', n = 'normal', l = 'low'}
-local paused = redis.call('HEXISTS', meta, 'paused') == 1
 local replies = {}
 -- include: _enqueued.lua
 -- include: _holds.lua
 -- include: _extras.lua
+local rule = redis.call('HMGET', meta, 'paused', 'gated', 'paused_jobs')
+local paused, gated, names = rule[1], rule[2], rule[3]
+local put_aside, room_for
 
 local function postpone(record, id, letter, env, delay)
   local clock = redis.call('TIME')
@@ -30,6 +32,20 @@ local function postpone(record, id, letter, env, delay)
 end
 
 local extras_of = read_extras()
+if gated or names or next(extras_of) then -- else nobody has to wait in a room, and that costs nothing
+-- include: _rooms.lua
+  put_aside = park
+
+  -- The room in which a job has to wait; nil where there is none for it.
+  function room_for(id, env, extras)
+    local name = name_among(names, env)
+    if name then return 'job:' .. name end
+    local key = extras and extras.key
+    if key and not find_place(id, key, math.floor(extras.places)) then return 'key:' .. key end
+    return gated and not paused and 'gate' or nil
+  end
+end
+
 for i = 1, #ARGV, 5 do
   local id, letter, env, delay, nonce = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local record, extras = records .. id, extras_of[i + 4]
@@ -39,8 +55,11 @@ for i = 1, #ARGV, 5 do
   elseif extras and extras.unique and holder_of(extras.unique) then
     replies[#replies + 1] = holder_of(extras.unique)
   else
+    local room = room_for and delay == '' and room_for(id, env, extras)
     if delay ~= '' then
       postpone(record, id, letter, env, delay)
+    elseif room then
+      put_aside({id = id, env = env, run = 1, attempt = 0, crashes = 0}, letter, room)
     elseif paused then
       local entry = redis.call('XADD', held, '*', 'id', id, 'env', env, 'band', bands[letter])
       redis.call('HSET', record, 'state', 'queued', 'entry', 'x' .. entry)

@@ -2,12 +2,14 @@
 -- Deliver up to N jobs of one queue to one consumer: `again` first and alone, then the bands in strict order.
 -- KEYS: 1 meta, 2-6 the streams again, critical, high, normal, low
 -- ARGV: 1 consumer, 2 N
--- Returns {server time in ms, paused (0 or 1), letter, entries, letter, entries ...}; entries as XREADGROUP has them.
+-- Returns {server time in ms, code, letter, entries, letter, entries ...}; entries as XREADGROUP has them; the code is 0,
+-- 1 where the queue is paused, 2 where it has rules: take.lua delivers its jobs.
 -- Errors: NOGROUP where the queue was never joined, or was flushed.
 local clock = redis.call('TIME')
 local reply = {clock[1] * 1000 + math.floor(clock[2] / 1000), 0}
-if redis.call('HGET', KEYS[1], 'paused') == '1' then
-  reply[2] = 1
+local rules = redis.call('HMGET', KEYS[1], 'paused', 'gated', 'paused_jobs')
+if rules[1] == '1' or rules[2] or rules[3] then
+  reply[2] = rules[1] == '1' and 1 or 2
   return reply
 end
 

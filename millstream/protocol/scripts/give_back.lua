@@ -4,6 +4,7 @@
 -- ARGV: 1 consumer, then refs
 -- Returns how many were still pending for this consumer and were given back.
 -- include: _keys.lua
+-- include: _rooms.lua
 -- include: _holds.lua
 -- include: _moves.lua
 local consumer, released = ARGV[1], 0

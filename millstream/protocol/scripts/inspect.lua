@@ -12,7 +12,7 @@ for i = 1, #record, 2 do
   if record[i] == 'state' then state = record[i + 1] end
   if record[i] == 'entry' then entry = record[i + 1] end
 end
-if state ~= 'queued' or not entry then return {now, record, {}, '', 0} end
+if state ~= 'queued' or not entry or entry == 'z' then return {now, record, {}, '', 0} end -- "z": its record says all
 
 local letter, id = string.sub(entry, 1, 1), string.sub(entry, 2)
 local streams = {a = KEYS[2], c = KEYS[3], h = KEYS[4], n = KEYS[5], l = KEYS[6], x = KEYS[7]}

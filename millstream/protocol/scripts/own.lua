@@ -5,7 +5,8 @@
 -- Returns as fetch.lua does. An entry that was deleted while it was pending has no fields; it is acknowledged here.
 local clock = redis.call('TIME')
 local reply = {clock[1] * 1000 + math.floor(clock[2] / 1000), 0}
-if redis.call('HGET', KEYS[1], 'paused') == '1' then reply[2] = 1 end -- what it holds is delivered all the same
+local rules = redis.call('HMGET', KEYS[1], 'paused', 'gated')
+if rules[1] == '1' or rules[2] then reply[2] = 1 end -- what it holds is delivered all the same
 for i, letter in ipairs({'a', 'c', 'h', 'n', 'l'}) do
   local found = redis.call('XREADGROUP', 'GROUP', 'millstream', ARGV[1], 'COUNT', ARGV[2], 'STREAMS', KEYS[i + 1], '0')
   local entries = {}

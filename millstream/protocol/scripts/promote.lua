@@ -4,6 +4,7 @@
 -- ARGV: 1 how many at most
 -- Returns {how many were promoted, ms until the next is due (-1: there is none), how many were no jobs: forgotten}.
 -- include: _keys.lua
+-- include: _rooms.lua
 -- include: _holds.lua
 -- include: _moves.lua
 local promoted, broken = 0, 0

@@ -1,10 +1,12 @@
 #!lua flags=allow-oom
--- Remove waiting jobs and their records, a bounded step per call: undelivered entries, held ones, optionally due ones.
+-- Remove waiting jobs and their records, a bounded step per call: those in rooms, undelivered entries, held ones,
+-- optionally due ones.
 -- What was delivered (pending: running) is never touched.
 -- KEYS: as in _keys.lua
 -- ARGV: 1 how many to remove at most, 2 "1" for the due jobs too, "0" to leave them
 -- Returns {how many were removed, 1 if there may be more: call again}.
 -- include: _keys.lua
+-- include: _rooms.lua
 -- include: _holds.lua
 -- include: _moves.lua
 -- include: _waiting.lua
@@ -18,6 +20,13 @@ local function forget(id, ref)
   release(id)
   redis.call('DEL', record)
   notify(id)
+end
+
+for _, id in ipairs(redis.call('ZRANGE', parked, 0, limit - 1)) do
+  walk_out(id)
+  forget(id, PARKED)
+  redis.call('ZREM', parked, id)
+  removed = removed + 1
 end
 
 -- A group that was rebuilt at an older id has entries after its last one that are pending nevertheless.

@@ -11,6 +11,7 @@
 -- Returns {next cursor ("" at the end), how many were recovered, how many became dead, {how each run that counted
 -- ended (crashed: dead; crash: it runs again; cancelled), name of its job, id of the job, number of the run, ...}}.
 -- include: _keys.lua
+-- include: _rooms.lua
 -- include: _holds.lua
 -- include: _moves.lua
 -- include: _enqueued.lua

@@ -9,6 +9,9 @@
 --   open    it was not paused
 --   paused  it is paused and nobody began to resume it (only with "0")
 -- include: _keys.lua
+-- include: _rooms.lua
+-- include: _holds.lua
+-- include: _moves.lua
 local state, moved = redis.call('HGET', meta, 'paused'), 0
 if not state then return {'open', 0} end
 if state == '1' then
@@ -17,25 +20,29 @@ if state == '1' then
 end
 
 local function open_entry(ref, fields)
-  local entry, id, band = {}, nil, 'normal'
+  local entry, job = {}, {}
   for i = 1, math.min(#fields, 1000), 2 do -- Lua cannot pass on any number
-    if fields[i] == 'band' then
-      band = fields[i + 1]
-    else
-      if fields[i] == 'id' then id = fields[i + 1] end
+    job[fields[i]] = fields[i + 1]
+    if fields[i] ~= 'band' then
       entry[#entry + 1] = fields[i]
       entry[#entry + 1] = fields[i + 1]
     end
   end
-  if not id then return end
-  local record = redis.call('HMGET', records .. id, 'state', 'entry')
+  if not job.id then return end
+  local record = redis.call('HMGET', records .. job.id, 'state', 'entry')
   if record[1] and record[2] ~= ref then return end -- the job is elsewhere: this is what a lost step left behind
-  local letter = streams[string.sub(band, 1, 1)] and string.sub(band, 1, 1) or 'n' -- what anybody may have sent
-  local opened = redis.call('XADD', streams[letter], '*', unpack(entry))
-  redis.call('HSET', records .. id, 'state', 'queued', 'entry', letter .. opened)
+  local letter = letter_of(job.band or 'normal')
+  if not streams[letter] then letter = 'n' end -- what anybody may have sent
+  if job.env and (rules().gated or rules().names) then
+    job.run, job.attempt, job.crashes = counter(job.run, 1), counter(job.attempt, 0), counter(job.crashes, 0)
+    place(job, letter)
+  else
+    stands_at(job.id, letter .. redis.call('XADD', streams[letter], '*', unpack(entry)))
+  end
   moved = moved + 1
 end
 
+rules().paused = nil -- for what is moved; all else of this moment is behind us
 for _, row in ipairs(redis.call('XRANGE', held, '-', '+', 'COUNT', ARGV[1])) do
   open_entry('x' .. row[1], row[2])
   redis.call('XDEL', held, row[1])

@@ -4,6 +4,7 @@
 -- ARGV: 1 consumer, 2 delete it (1) or only empty it (0), then refs to leave alone (they are settled otherwise)
 -- Returns {how many were given back, how many are still pending}.
 -- include: _keys.lua
+-- include: _rooms.lua
 -- include: _holds.lua
 -- include: _moves.lua
 local consumer, spared, released, left = ARGV[1], {}, 0, 0

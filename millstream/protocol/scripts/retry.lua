@@ -7,6 +7,7 @@
 -- job is in where that is none of these ("waiting": it is queued already, or runs); "held by <id>" where a living job
 -- holds its unique key. A job that had a deadline has none any more: whoever retries it wants it to run.
 -- include: _keys.lua
+-- include: _rooms.lua
 -- include: _holds.lua
 -- include: _moves.lua
 -- include: _enqueued.lua

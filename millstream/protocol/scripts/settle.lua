@@ -23,6 +23,7 @@
 --   2 already settled by this very delivery (a replay), 0 stale (the delivery was taken; nothing was changed),
 --   or an error text (nothing was acknowledged, the run may be settled again).
 -- include: _keys.lua
+-- include: _rooms.lua
 -- include: _holds.lua
 -- include: _moves.lua
 -- include: _enqueued.lua

@@ -38,6 +38,8 @@ from millstream.supervisor.cli.session import Session
 @click.option("--unique-by", metavar="KEY", help="That key; by default the job's name and arguments.")
 @click.option("--expires-in", type=click.FloatRange(min=0), metavar="SECONDS", help="Not started after so many s.")
 @click.option("--deadline", metavar="TIME", help="Not started after this time: ISO 8601 with its offset.")
+@click.option("--concurrency-key", metavar="KEY", help="Jobs of this key run one at a time, or as --concurrency says.")
+@click.option("--concurrency", type=click.IntRange(min=1), help="How many jobs of the key run at once.")
 @global_options
 @click.pass_obj
 def enqueue(
@@ -75,7 +77,8 @@ def _draft(session: Session, name: str, args: list[Any], kwargs: dict[str, Any],
         raise InvalidJob(f"there is no job {name!r}: {hint}; or name the queue of another one's with --queue")
     options = checked_options(**chosen)
     lock = options.unique.lock(name, args, kwargs) if options.unique else None
-    return Draft(name, tuple(args), kwargs, chosen["queue"], options.priority or 0, options, lock=lock)
+    seat = options.seating.of(name, (), {}) if options.seating else None
+    return Draft(name, tuple(args), kwargs, chosen["queue"], options.priority or 0, options, lock=lock, seat=seat)
 
 
 def _value(text: str) -> Any:

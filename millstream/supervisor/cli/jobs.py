@@ -7,6 +7,7 @@ import click
 from millstream.protocol.info import State
 from millstream.protocol.listing import FINISHED, Wanted, list_jobs
 from millstream.supervisor.cli.job_actions import cancel, delete, retry
+from millstream.supervisor.cli.job_names import pause, resume
 from millstream.supervisor.cli.job_search import search
 from millstream.supervisor.cli.job_view import (
     JOB_COLUMNS,
@@ -27,10 +28,10 @@ STATES = click.Choice([*(state.value for state in State), FINISHED])
 
 @click.group()
 def jobs() -> None:
-    """List, show, watch, find, cancel, retry and delete jobs."""
+    """List, show, watch, find, cancel, retry and delete jobs; pause and resume a name."""
 
 
-for command in (search, watch, cancel, retry, delete):
+for command in (search, watch, cancel, retry, delete, pause, resume):
     jobs.add_command(command)
 
 

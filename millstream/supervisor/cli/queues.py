@@ -1,12 +1,14 @@
-"""``millstream queues``: how full the queues are; pause, resume, purge."""
+"""``millstream queues``: how full the queues are; pause, resume, limit, purge."""
 
 from __future__ import annotations
 
 import click
 
-from millstream.protocol import control
+from millstream.protocol import control, limits
+from millstream.protocol.export import purge_into
 from millstream.protocol.inspect import survey, surveys
 from millstream.protocol.statistics import Resolution, read_statistics
+from millstream.supervisor.cli.exporting import new_file
 from millstream.supervisor.cli.options import Globals, confirmed, destructive, global_options
 from millstream.supervisor.cli.output import Column, Row, print_done, print_fields, print_rows
 from millstream.supervisor.cli.session import Session
@@ -16,7 +18,7 @@ from millstream.supervisor.cli.wording import duration, plural
 
 @click.group()
 def queues() -> None:
-    """List, show, pause, resume and purge queues."""
+    """List, show, pause, resume, limit and purge queues."""
 
 
 def _state(row: Row) -> str:
@@ -55,14 +57,19 @@ def show(options: Globals, queue: str) -> None:
     session = Session(options)
     keys = session.queue(queue)
     day = read_statistics(session.client, keys, 86400, resolution=Resolution.HOURS)
-    row = {**session.client.run(survey(keys)).to_dict(), "statistics": [one.to_dict() for one in day]}
+    found = session.client.run(survey(keys))
+    row = {**found.to_dict(), "statistics": [one.to_dict() for one in day]}
     counters = row["counters"]
     shown = {
         "queue": row["queue"],
         "state": _state(row),
+        "limit": None if found.limit == limits.NO_LIMIT else str(found.limit),
+        "paused jobs": ", ".join(found.paused_jobs) or None,
         "waiting": row["waiting"],
         **{f"  {name}": count for name, count in row["streams"].items() if count},
         "  held": row["held"] or None,
+        "  waiting for the limit": row["gated"] or None,
+        "  waiting for a key or a paused name": (row["parked"] - row["gated"]) or None,
         "running": row["running"],
         "due": row["due"],
         "next due in": duration(row["next_due"]) if row["next_due"] is not None else None,
@@ -110,11 +117,44 @@ def resume(options: Globals, queue: str) -> None:
 
 @queues.command()
 @click.argument("queue")
+@click.option(
+    "--concurrency", type=click.IntRange(0, limits.MOST), help="Jobs that run at once, on all hosts; 0: any number."
+)
+@click.option("--rate", metavar="N/TIME", help="Jobs that start per s, m, h or d, as in 10/s; 0: any number.")
+@click.option("--burst", type=click.IntRange(1, limits.MOST), help="Jobs that may start at once after a quiet time.")
+@click.option("--none", "nothing", is_flag=True, help="No limit at all.")
+@global_options
+@click.pass_obj
+def limit(
+    options: Globals, queue: str, concurrency: int | None, rate: str | None, burst: int | None, nothing: bool
+) -> None:
+    """Limit how many jobs of a queue run at once, and how many start in a time; without an option: show it.
+
+    What is not named stays as it is.
+    """
+    session = Session(options)
+    asked = not (concurrency is None and rate is None and burst is None)
+    if nothing and asked:
+        raise click.UsageError("--none is for all limits: it goes with no other option")
+    keys = session.queue(queue)
+    before = session.client.run(survey(keys)).limit
+    after = limits.NO_LIMIT if nothing else limits.changed(before, concurrency, rate, burst) if asked else before
+    changed = after != before and session.client.run(limits.set_limit(keys, after))
+    word = "is now" if changed else "was already" if asked or nothing else "is"
+    row = {"queue": queue, **after.to_dict(), "changed": changed}
+    print_done(row, f"the limit of queue {queue} {word}: {after}", session.output)
+
+
+@queues.command()
+@click.argument("queue")
 @click.option("--due", is_flag=True, help="Remove scheduled and retrying jobs too.")
+@click.option(
+    "--export", metavar="FILE", type=click.Path(), help="Write what is removed into a new file, a job per line."
+)
 @destructive
 @global_options
 @click.pass_obj
-def purge(options: Globals, queue: str, due: bool, yes: bool, dry_run: bool) -> int:
+def purge(options: Globals, queue: str, due: bool, export: str | None, yes: bool, dry_run: bool) -> int:
     """Remove the waiting jobs of a queue and their records; running ones are not touched."""
     session = Session(options)
     keys = session.queue(queue)
@@ -127,6 +167,10 @@ def purge(options: Globals, queue: str, due: bool, yes: bool, dry_run: bool) -> 
     if count and not confirmed(f"Remove {what}?", yes=yes):
         click.echo("nothing was removed", err=True)
         return 1
-    removed = control.purge_all(session.client, keys, due=due) if count else 0
+    if export is not None:
+        with new_file(export) as file:
+            removed = purge_into(file, session.client, keys, due=due)
+    else:
+        removed = control.purge_all(session.client, keys, due=due) if count else 0
     print_done({"queue": queue, "removed": removed}, f"removed {plural(removed, 'job')}", session.output)
     return 0

@@ -21,7 +21,7 @@ def publish(link: Link, plan: Plan, board: Scoreboard) -> None:
     for group in plan.scaled:
         open_ones = [found[queue] for queue in group.queues if _is_fetched(found[queue])]
         oldest = max((one.oldest for one in open_ones if one.oldest is not None), default=0.0)
-        board.header[Header.BACKLOG + group.index] = sum(one.waiting for one in open_ones)
+        board.header[Header.BACKLOG + group.index] = sum(one.startable for one in open_ones)
         board.header[Header.BACKLOG_AGE + group.index] = int(oldest * 1e9)
     board.header[Header.BACKLOG_AT] = asked
 

@@ -17,13 +17,14 @@ from millstream.protocol.connection import AccessDenied
 from millstream.protocol.errors import MillstreamError, Unavailable
 from millstream.protocol.link import NoGroup
 from millstream.protocol.scoreboard import Header, Scoreboard
-from millstream.supervisor.maintenance import backlog, facts, pruning, statistics
+from millstream.supervisor.maintenance import backlog, facts, pruning, rooms, statistics
 from millstream.supervisor.maintenance.counting import Uncounted
 from millstream.supervisor.maintenance.facts import Collector
 from millstream.supervisor.maintenance.listening import Listening
 from millstream.supervisor.maintenance.presence import Presence
 from millstream.supervisor.maintenance.promotion import Promotion
 from millstream.supervisor.maintenance.recovery import Recovery
+from millstream.supervisor.maintenance.rooms import Rooms
 from millstream.supervisor.maintenance.statistics import Statistics
 from millstream.supervisor.maintenance.timed import TimedLink
 from millstream.supervisor.plan import Plan
@@ -45,6 +46,7 @@ class Duties:
         self._link = TimedLink(plan.url, timeout=5.0)
         self._presence = Presence(plan, board, self._link)
         self._promotion = Promotion(plan, self._link)
+        self._rooms = Rooms(plan, self._link)
         self._recovery = Recovery(plan, board, self._link, counts)
         self._collector = Collector(plan, counts)
         self._statistics = Statistics(plan) if plan.metrics else None
@@ -89,6 +91,7 @@ class Duties:
         self._every("recover", self._recovery.interval, self._recover)
         self._every("backlog", backlog.EVERY, self._count_backlog) if self._plan.scaled else None
         self._every("resume", 1.0, self._resume)
+        self._every("tend", rooms.EVERY, self._rooms.tend)
         self._every("prune", pruning.EVERY, self._prune)
         self._every("left", 0.2, self._look_for_work) if self._plan.burst else None
         self._every("facts", facts.EVERY, self._collect_facts) if self._plan.metrics else None
@@ -150,7 +153,7 @@ class Duties:
         left = 0
         for keys in self._plan.queue_keys:
             left += sum(self._link.execute("XLEN", name) for name in (*keys.streams, keys.held))
-            left += self._link.execute("ZCARD", keys.due)
+            left += sum(self._link.execute("ZCARD", name) for name in (keys.due, keys.parked))
         self._board.header[Header.NOTHING_LEFT] = int(left == 0)
 
     def _collect_facts(self) -> None:

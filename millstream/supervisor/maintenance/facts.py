@@ -93,8 +93,9 @@ def _count(link: Link, queues: Sequence[QueueKeys]) -> list[dict[str, Any]]:
         {
             "queue": one.queue,
             "paused": one.paused,
-            "ready": one.waiting - one.held,
+            "ready": one.waiting - one.held - one.parked,
             "held": one.held,
+            "parked": one.parked,
             "running": one.running,
             "delayed": one.due,
             "dead": one.dead,

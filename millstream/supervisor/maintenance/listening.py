@@ -1,4 +1,4 @@
-"""What operators and producers publish in the control streams: wake up, cancel."""
+"""What operators and producers publish in the control streams: wake up, cancel, pause."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class Listening:
     """Blocks on the control streams, on a connection of its own. *wake* is called with a queue's name."""
 
     def __init__(self, plan: Plan, board: Scoreboard, wake: Callable[[str], None]) -> None:
+        self._plan = plan
         self._board = board
         self._wake = wake
         self._link = Link(plan.url, timeout=LISTEN + 5.0)
@@ -46,8 +47,18 @@ class Listening:
         match message.get(b"kind"):
             case b"wake":
                 self._wake(keys.queue)
+            case b"pause":
+                self._let_go(keys)
             case b"cancel":
                 self._cancelled[message.get(b"entry", b"").decode(errors="replace")] = time.monotonic() + CANCEL_AGAIN
+
+    def _let_go(self, keys: QueueKeys) -> None:
+        """Have what workers hold of a queue, and have not started, handed back: it may be paused."""
+        for record in self._board.in_state(RecordState.ALIVE):
+            batch, queues = record.words[Word.BATCH], self._plan.group_of(record).queues
+            queue = record.words[Word.QUEUE]
+            if queue < len(queues) and queues[queue] == keys.queue and len(record.held) > 1:
+                record.words[Word.CANCEL_BATCH] = batch
 
     def pass_on(self) -> None:
         """Pass on the cancellations of the last seconds: a job may stand in no record yet when its own arrives."""

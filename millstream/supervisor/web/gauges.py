@@ -128,13 +128,13 @@ def _build(view: View) -> Samples:
     )
 
 
-_PLACES = ("ready", "held", "running", "delayed", "dead")
+_PLACES = ("ready", "held", "parked", "running", "delayed", "dead")
 
 
 def _queue_jobs(view: View) -> Samples:
     for queue in view.facts.queues:
         for place in _PLACES:
-            yield (("queue", queue["queue"]), ("state", place)), queue[place]
+            yield (("queue", queue["queue"]), ("state", place)), queue.get(place, 0)
 
 
 def _oldest_ready(view: View) -> Samples:

@@ -106,3 +106,19 @@ class TestJobs:
         code, _, err = cli("jobs", "watch", "j1", "--timeout", "0.1")
         assert (code, err.splitlines()[-1]) == (1, "job j1 has not ended within 0.1 s")
         filled.drain()
+
+
+class TestNames:
+    def test_pause_and_resume_a_name(self, cli: Cli, filled: Filled) -> None:
+        filled.add(2)
+        assert cli("jobs", "pause", "count") == (0, "", "job count is paused in queue q\n")
+        assert cli("jobs", "pause", "count", "--queue", "q")[2] == "job count was paused already in queue q\n"
+        filled.add(2)
+        assert json.loads(cli("queues", "show", "q", "--json")[1])["paused_jobs"] == ["count"]
+        _, out, _ = cli("jobs", "resume", "count", "--json")
+        assert json.loads(out) == {"job": "count", "queue": "q", "paused": False, "changed": True, "moved": 2}
+        assert cli("jobs", "resume", "count")[2] == "job count was not paused in queue q\n"
+        code, _, err = cli("jobs", "pause", "not a name")
+        assert code == 2
+        assert "job name 'not a name' is not valid" in err
+        filled.drain()

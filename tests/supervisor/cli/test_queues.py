@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from tests.support.commands import Cli
 from tests.support.filled import Filled
@@ -50,3 +51,59 @@ class TestQueues:
         assert cli("queues", "purge", "q", "--yes") == (0, "", "removed 3 jobs\n")
         code, out, _ = cli("queues", "purge", "q", "--due", "--yes", "--json")
         assert (code, json.loads(out)) == (0, {"queue": "q", "removed": 2})
+
+
+class TestLimits:
+    def test_set_change_show_and_remove(self, cli: Cli, filled: Filled) -> None:
+        filled.add(1)
+        assert cli("queues", "limit", "q") == (0, "", "the limit of queue q is: none\n")
+        assert cli("queues", "limit", "q", "--concurrency", "3")[2] == "the limit of queue q is now: 3 at once\n"
+        _, out, _ = cli("queues", "limit", "q", "--rate", "100/m", "--json")
+        assert json.loads(out) == {"queue": "q", "concurrency": 3, "rate": "100/m", "burst": 1, "changed": True}
+        assert cli("queues", "limit", "q", "--rate", "100/m")[2].startswith(
+            "the limit of queue q was already: 3 at once"
+        )
+        assert cli("queues", "limit", "q", "--concurrency", "0")[2].endswith("is now: 100/m, bursts of 1\n")
+        filled.add(2)
+        lines = cli("queues", "show", "q")[1].splitlines()
+        assert [line.split() for line in lines if "limit" in line] == [
+            ["limit", "100/m,", "bursts", "of", "1"],
+            ["waiting", "for", "the", "limit", "2"],
+        ]
+        row = json.loads(cli("queues", "show", "q", "--json")[1])
+        assert (row["waiting"], row["parked"], row["gated"], row["paused_jobs"]) == (3, 2, 2, [])
+        assert row["limit"] == {"concurrency": None, "rate": "100/m", "burst": 1}
+        assert cli("queues", "limit", "q", "--none")[2] == "the limit of queue q is now: none\n"
+        assert cli("queues", "purge", "q", "--yes")[2] == "removed 3 jobs\n"
+
+    def test_what_is_no_limit(self, cli: Cli, filled: Filled) -> None:
+        filled.add(1)
+        for arguments, message in (
+            (("--rate", "fast"), "rate 'fast' is not valid: use jobs per time, for example 10/s, 100/m or 1000/h"),
+            (("--burst", "3"), "burst is about a rate"),
+            (("--concurrency", "-1"), "-1 is not in the range"),
+            (("--none", "--concurrency", "1"), "--none is for all limits"),
+        ):
+            code, out, err = cli("queues", "limit", "q", *arguments)
+            assert (code, out) == (2, "")
+            assert message in err
+        filled.drain()
+
+
+class TestExport:
+    def test_what_is_removed_is_kept_in_a_new_file(self, cli: Cli, filled: Filled, tmp_path: Path) -> None:
+        ids = filled.add(3)
+        file = tmp_path / "removed.ndjson"
+        export = ("queues", "purge", "q", "--export", str(file))
+        assert cli(*export, "--dry-run")[2] == "would remove 3 jobs of queue q\n"
+        assert not file.exists()
+        assert cli(*export, "--yes") == (0, "", "removed 3 jobs\n")
+        kept = [json.loads(line) for line in file.read_text().splitlines()]
+        assert [(one["id"], one["args"], one["state"]) for one in kept] == [(one, [one], "queued") for one in ids]
+        assert file.stat().st_mode & 0o777 == 0o600
+        filled.add(1)
+        code, _, err = cli(*export, "--yes")
+        assert code == 2
+        assert "File exists; nothing was done" in err
+        assert filled.survey().waiting == 1
+        filled.drain()

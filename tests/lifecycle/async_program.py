@@ -155,3 +155,17 @@ async def quit_in_a_task() -> None:
 async def told(info: JobInfo) -> None:
     await asyncio.sleep(0)
     note("told", info.job)
+
+
+@app.job(timeout=0.5, retry=1)
+async def clean_slowly(name: str) -> None:
+    note("start", name)
+    try:
+        await asyncio.sleep(60)
+    except JobTimeout:
+        try:
+            await asyncio.sleep(0.6)
+            note("cleaned", name)
+        except JobTimeout:
+            note("disturbed", name)
+        raise

@@ -119,6 +119,21 @@ def test_the_soft_limit_of_one_among_many(mill: StartMill) -> None:
     running.up.stop()
 
 
+@ONE_SERVER
+@pytest.mark.leaves_jobs
+def test_an_interruption_disturbs_no_other_one(mill: StartMill) -> None:
+    """One is cleaning up when the next one's time is over."""
+    running = mill(kill_after=20)
+    for number in range(4):
+        _enqueue(program.clean_slowly, f"late-{number}")
+        running.wait_for("start", f"late-{number}")
+        time.sleep(0.1)  # that is the distance between their limits
+    wait_until(lambda: running.count("cleaned") + running.count("disturbed") == 4, 10.0, running.up.log)
+    assert running.count("disturbed") == 0
+    wait_until(lambda: running.counters().get("dead") == 4, 10.0, running.up.log)
+    running.up.stop()
+
+
 @pytest.mark.leaves_jobs
 @pytest.mark.parametrize("job", [program.deaf, program.hold_the_gil], ids=["waits", "gil"])
 def test_only_the_run_that_is_killed_for_its_hard_limit_counts(mill: StartMill, job: object) -> None:

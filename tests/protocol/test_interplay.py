@@ -1,0 +1,36 @@
+"""Rules that meet: limits and keys, pauses and budgets, deadlines and hooks, retries of what waited somewhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from millstream.protocol import control, limits, transitions
+from millstream.protocol.limits import checked_limit
+from millstream.protocol.transitions import Fetched, Kind, Verdict
+from tests.protocol.rig import A, Rig
+
+pytestmark = pytest.mark.leaves_jobs
+
+
+def take(rig: Rig, count: int = 10) -> Fetched:
+    return rig.run(transitions.take(rig.keys, A, count))
+
+
+def gate(rig: Rig, concurrency: int | None = 5) -> None:
+    rig.run(limits.set_limit(rig.keys, checked_limit(concurrency)))
+
+
+def timed_out(rig: Rig, job_id: str = "j") -> None:
+    """A job whose run was stopped for its time, counted apart: it is due at once."""
+    ref = rig.take(job_id)
+    assert rig.settle(ref, Kind.TIMEOUT, 0, job_id=job_id) is Verdict.OK
+
+
+def test_what_was_held_with_counters_of_its_own_is_resumed_into_a_queue_with_rules(rig: Rig) -> None:
+    timed_out(rig)
+    rig.run(control.pause(rig.keys))
+    assert rig.run(transitions.promote(rig.keys)).jobs == 1
+    gate(rig)
+    assert rig.run(control.resume(rig.keys)).moved == 1
+    ((_, _, fields),) = take(rig).entries
+    assert fields[fields.index(b"timeouts") + 1] == b"1"

@@ -34,3 +34,20 @@ def test_what_was_held_with_counters_of_its_own_is_resumed_into_a_queue_with_rul
     assert rig.run(control.resume(rig.keys)).moved == 1
     ((_, _, fields),) = take(rig).entries
     assert fields[fields.index(b"timeouts") + 1] == b"1"
+
+
+def test_a_blocking_read_is_not_asked_for_before_all_of_a_paused_name_are_put_aside(rig: Rig) -> None:
+    rig.join()
+    rig.add(*(f"j{number}" for number in range(450)))
+    rig.run(limits.pause_job(rig.keys, "work"))
+    looks = 0
+    while True:
+        fetched = take(rig, 50)
+        assert fetched.entries == []
+        left = rig.link.execute("XLEN", rig.keys.stream("normal"))
+        if not fetched.paused:
+            break
+        looks += 1
+        assert looks < 10
+    assert left == 0, "a blocking read would deliver them"
+    assert looks > 0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from millstream.protocol import control, limits, transitions
+from millstream.protocol.envelope import encode_envelope
 from millstream.protocol.limits import checked_limit
-from millstream.protocol.transitions import Fetched, Kind, Verdict
+from millstream.protocol.transitions import Fetched, Kind, NewJob, Verdict
 from tests.protocol.rig import A, Rig
 
 pytestmark = pytest.mark.leaves_jobs
@@ -51,3 +52,15 @@ def test_a_blocking_read_is_not_asked_for_before_all_of_a_paused_name_are_put_as
         assert looks < 10
     assert left == 0, "a blocking read would deliver them"
     assert looks > 0
+
+
+def test_a_key_that_only_the_enqueue_knows_of_stops_nobody(rig: Rig) -> None:
+    """An enqueue by another program, which left the key out of the envelope."""
+    rig.join()
+    envelope = encode_envelope("work", [], {}, queue="q", enqueued_at=1)
+    jobs = [NewJob(job_id, "normal", envelope, None, "", {"key": "k", "places": 1}) for job_id in ("a", "b")]
+    rig.run(transitions.enqueue(rig.keys, jobs))
+    assert rig.run(transitions.cancel(rig.keys, "a"))[0] == "ok"
+    rig.run(limits.tend(rig.keys))
+    (ref,) = rig.fetch()
+    assert rig.settle(ref, Kind.COMPLETED, job_id="b") is Verdict.OK

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from millstream.protocol import control, limits, transitions
+from millstream.protocol import control, ended, limits, transitions
 from millstream.protocol.envelope import encode_envelope
 from millstream.protocol.limits import checked_limit
 from millstream.protocol.transitions import Fetched, Kind, NewJob, Verdict
@@ -64,3 +64,12 @@ def test_a_key_that_only_the_enqueue_knows_of_stops_nobody(rig: Rig) -> None:
     rig.run(limits.tend(rig.keys))
     (ref,) = rig.fetch()
     assert rig.settle(ref, Kind.COMPLETED, job_id="b") is Verdict.OK
+
+
+def test_a_job_that_was_cancelled_while_it_was_due_begins_anew_in_a_room_too(rig: Rig) -> None:
+    timed_out(rig)
+    assert rig.run(transitions.cancel(rig.keys, "j"))[0] == "ok"
+    gate(rig)
+    assert rig.run(ended.retry(rig.keys, ["j"])) == ["queued"]
+    ((_, _, fields),) = take(rig).entries
+    assert b"timeouts" not in fields

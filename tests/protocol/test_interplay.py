@@ -73,3 +73,15 @@ def test_a_job_that_was_cancelled_while_it_was_due_begins_anew_in_a_room_too(rig
     assert rig.run(ended.retry(rig.keys, ["j"])) == ["queued"]
     ((_, _, fields),) = take(rig).entries
     assert b"timeouts" not in fields
+
+
+def test_a_dead_job_of_a_band_that_there_is_not_does_not_stop_the_retry_of_others(rig: Rig) -> None:
+    rig.join()
+    envelope = encode_envelope("work", [], {}, queue="q", enqueued_at=1)
+    rig.link.execute("XADD", rig.keys.stream("normal"), "*", "id", "forged", "env", envelope, "band", "zebra")
+    rig.add("j")
+    forged, ours = rig.fetch()
+    rig.settle(forged, Kind.DEAD, 0, job_id="forged")
+    rig.settle(ours, Kind.DEAD, 0)
+    assert rig.run(control.dead_retry(rig.keys, ["forged", "j"])) == [control.Retried.QUEUED] * 2
+    assert len(rig.fetch()) == 2

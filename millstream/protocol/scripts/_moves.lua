@@ -25,6 +25,13 @@ local function counter(text, least)
   return number and number >= least and number < 2147483648 and math.floor(number) or least
 end
 
+-- A job whose fields are those of an entry, with its counters as numbers.
+local function with_counters(job)
+  job.run, job.attempt, job.crashes = counter(job.run, 1), counter(job.attempt, 0), counter(job.crashes, 0)
+  for _, name in ipairs(APART) do job[name] = counter(job[name], 0) end
+  return job
+end
+
 -- The job that stands at an entry, or nil where the entry is gone.
 local function job_at(ref)
   local id = string.sub(ref, 2)
@@ -32,9 +39,7 @@ local function job_at(ref)
   if not found then return nil end
   local fields, job = found[2], {}
   for i = 1, #fields, 2 do job[fields[i]] = fields[i + 1] end
-  job.run, job.attempt, job.crashes = counter(job.run, 1), counter(job.attempt, 0), counter(job.crashes, 0)
-  for _, name in ipairs(APART) do job[name] = counter(job[name], 0) end
-  return job
+  return with_counters(job)
 end
 
 local function wake() redis.call('XADD', control, 'MAXLEN', '~', 1000, '*', 'kind', 'wake') end

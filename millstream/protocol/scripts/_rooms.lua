@@ -93,7 +93,7 @@ local function fill_places(key)
     if not id then return end
     if job and job.room == room then
       local _, most = key_of(job)
-      if redis.call('SCARD', places .. key) >= most then return end
+      if redis.call('SCARD', places .. key) >= (most or 1) then return end -- nil: its envelope knows of no key
       place(job, string.sub(job.band, 1, 1), false, true)
     end
     leave(id, room)

@@ -32,7 +32,7 @@ local function retry(id)
   local holder = retake(id)
   if holder then return holder end
   local band = fields[3]
-  if not band or band == 'again' then band = band_of(fields[2]) end
+  if not band or band == 'again' or not streams[letter_of(band)] then band = band_of(fields[2]) end
   remember(id, without_result(fields[5]))
   place({id = id, env = fields[2], band = band, run = (tonumber(fields[4]) or 1) + 1, attempt = 0, crashes = 0},
     letter_of(band))

@@ -34,8 +34,7 @@ local function open_entry(ref, fields)
   local letter = letter_of(job.band or 'normal')
   if not streams[letter] then letter = 'n' end -- what anybody may have sent
   if job.env and (rules().gated or rules().names) then
-    job.run, job.attempt, job.crashes = counter(job.run, 1), counter(job.attempt, 0), counter(job.crashes, 0)
-    place(job, letter)
+    place(with_counters(job), letter)
   else
     stands_at(job.id, letter .. redis.call('XADD', streams[letter], '*', unpack(entry)))
   end

@@ -22,7 +22,7 @@ local function retry(id)
   local holder = retake(id)
   if holder then return 'held by ' .. holder end
   local band = band_of(fields[2])
-  redis.call('HDEL', record, 'cancel', 'out', 'started', 'unknown', 'expires')
+  redis.call('HDEL', record, 'cancel', 'out', 'started', 'unknown', 'expires', unpack(APART))
   place({id = id, env = fields[2], band = band, run = counter(fields[3], 1) + 1, attempt = 0, crashes = 0},
     letter_of(band))
   note_enqueued('retry', fields[2])

@@ -6,7 +6,8 @@
 -- ARGV: 1 consumer, 2 N
 -- Returns {server time in ms, code, ms until it is worth to ask again, letter, entries, letter, entries ...}:
 --   code 0 there are no rules any more: ask fetch.lua; 1 the queue is paused; 2 only names are paused: a blocking
---   read is right where nothing was delivered; 3 there is a gate: a blocking read would find nothing
+--   read is right where nothing was delivered; 3 there is a gate, or more to put aside: a blocking read would find
+--   nothing, or what may not start
 -- Errors: NOGROUP where the queue was never joined, or was flushed.
 -- include: _keys.lua
 -- include: _waiting.lua
@@ -100,7 +101,6 @@ for _, letter in ipairs(LETTERS) do
   end
 end
 
-if looked >= LOOKED_AT then reply[3] = 1 end
 if rate then redis.call('HSET', gate, 'tokens', tokens - delivered, 'at', now) end
 if gated and not limit and not rate and redis.call('EXISTS', rooms .. 'gate') == 0 then
   redis.call('HDEL', meta, 'gated')
@@ -108,4 +108,5 @@ if gated and not limit and not rate and redis.call('EXISTS', rooms .. 'gate') ==
   gated = nil
 end
 if not gated then reply[2] = rules().names and 2 or 0 end
+if looked >= LOOKED_AT then reply[2], reply[3] = 3, 1 end -- there may be more of paused names behind
 return reply

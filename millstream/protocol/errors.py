@@ -122,7 +122,10 @@ class ResultNotKept(MillstreamError):
 
 
 class RetryLater(Exception):
-    """Run this job again after ``delay`` seconds; counts as an attempt."""
+    """Run this job again after ``delay`` seconds; counts as an attempt.
+
+    Also where no :class:`Retry` of the job speaks of it: then the first one says how often, and when without a delay.
+    """
 
     def __init__(self, reason: str = "", *, delay: float | None = None) -> None:
         if not isinstance(reason, str):  # `Snooze(5)` takes seconds there: a delay must not be lost as a reason

@@ -6,7 +6,7 @@ import random
 from typing import NamedTuple
 
 from millstream.protocol.envelope import Entry
-from millstream.protocol.errors import JobTimeout
+from millstream.protocol.errors import JobTimeout, RetryLater
 from millstream.protocol.policy import LONGEST, Policies, Retry, policy_for
 from millstream.protocol.transitions import Kind
 
@@ -57,6 +57,8 @@ def attempts_of(retry: Retry, entry: Entry) -> int:
 def fate_of(policies: Policies, entry: Entry, error: BaseException, cause: str, *, killed: bool = False) -> Fate:
     """What becomes of a job after this run of it. *killed*: nobody is left to call a backoff function."""
     policy = policy_for(policies, error, cause)
+    if policy is None and isinstance(error, RetryLater):  # the handler has said it itself: `on` is for the others
+        policy = policies[0]
     if policy is None:
         return Fate(Kind.DEAD)
     if isinstance(error, policy.discard_on):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millstream.protocol.envelope import Entry
-from millstream.protocol.errors import JobTimeout
+from millstream.protocol.errors import JobTimeout, RetryLater
 from millstream.protocol.fate import Fate, fate_of, fates_of_kills
 from millstream.protocol.policy import Retry, crash_limit, policies
 from millstream.protocol.transitions import Kind
@@ -35,6 +35,14 @@ def test_failures_are_retried_while_attempts_are_left() -> None:
     assert fate(retry, ValueError(), attempt=1, options={"attempts": 2}).kind is Kind.DEAD
     assert fate(Retry(on=OSError), ValueError()).kind is Kind.DEAD
     assert fate(Retry(discard_on=KeyError), KeyError()).kind is Kind.DISCARDED
+
+
+def test_a_handler_that_asks_to_run_again_needs_no_policy_that_speaks_of_it() -> None:
+    rules = [Retry(2, on=OSError, jitter=False), Retry(9, on=KeyError)]
+    assert fate(rules, RetryLater("busy")) == Fate(Kind.RETRY, 1.0)
+    assert fate(rules, RetryLater("busy"), attempt=1).kind is Kind.DEAD, "it counts as an attempt"
+    assert fate([Retry(2, on=OSError), Retry(9)], RetryLater("busy"), attempt=1).kind is Kind.RETRY
+    assert fate(Retry(discard_on=RetryLater), RetryLater("busy")).kind is Kind.DISCARDED
 
 
 def test_timeouts_count_as_attempts_unless_they_have_a_budget() -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from millstream.protocol.keys import STREAMS
-from millstream.protocol.states import TABLE, State, Transition
+from millstream.protocol.states import FINAL, TABLE, State, Transition
 from tests.fuzz.coverage import Coverage
 
 LETTERS = tuple(name[0] for name in STREAMS)
@@ -24,11 +24,14 @@ class Job:
 
     id: str
     band: str
+    name: str = "work"
     state: State | None = None
     place: str = ""
     run: int = 1
     attempt: int = 0
     crashes: int = 0
+    timeouts: int = 0
+    memory: int = 0
     alone: bool = False
     entry: str | None = None
     holder: str | None = None
@@ -41,11 +44,29 @@ class Job:
     ttl: int | None = None
     payload: bool = True
     nonce: str = ""
+    unique: str = ""
+    started_frees: bool = False
+    life: int | None = None
+    expires: int | None = None
+    key: str = ""
+
+    @property
+    def counted(self) -> bool:
+        """Whether its run number, attempts and crashes are still kept."""
+        return self.state not in FINAL or self.state is State.DEAD
+
+    def fresh(self) -> None:
+        """Somebody retries it after its end."""
+        self.run, self.attempt, self.crashes, self.timeouts, self.memory = self.run + 1, 0, 0, 0, 0
+        self.alone, self.started, self.life, self.expires = False, None, None, None
 
 
 @dataclass
 class Model:
-    """A queue. `streams` are the ids that were not delivered, `held` those of a pause with the stream they wait for."""
+    """A queue. `streams` are the ids that were not delivered, `held` those of a pause with the stream they wait for.
+
+    `locks` are the ids that stand at unique keys, whether or not they still hold them.
+    """
 
     coverage: Coverage
     jobs: dict[str, Job] = field(default_factory=dict)
@@ -56,6 +77,7 @@ class Model:
     stats: Counter[str] = field(default_factory=Counter)
     came: Counter[str] = field(default_factory=Counter)
     waiting: Counter[str] = field(default_factory=Counter)
+    locks: dict[str, str] = field(default_factory=dict)
     paused: str = ""
 
     def state(self, job_id: str) -> State | None:
@@ -98,12 +120,36 @@ class Model:
         self.held = [(job_id, letter) for job_id, letter in self.held if job_id != job.id]
         job.place = ""
 
-    def end(self, job: Job, transition: Transition, ttl: int) -> None:
-        """It is over, and its record kept for so long."""
+    def end(self, job: Job, transition: Transition, ttl: int, holds: bool = True) -> None:
+        """It is over, and its record kept for so long; *holds*: what it holds is freed."""
         self.step(job, transition)
         job.place, job.due, job.ttl = "", None, ttl
         self.history.insert(0, job.id)
         self.notify(job.id)
+        if holds:
+            self.release(job)
+
+    def holder(self, unique: str) -> str | None:
+        """The living job that holds a unique key."""
+        state = self.state(self.locks.get(unique, ""))
+        return None if state is None or state in FINAL else self.locks[unique]
+
+    def unlock(self, job: Job) -> None:
+        """Free its unique key, where it is this job that has it."""
+        if job.unique and self.locks.get(job.unique) == job.id:
+            del self.locks[job.unique]
+
+    def relock(self, job: Job) -> str | None:
+        """An ended job is to run again: take its unique key anew; the id of who has it now, if any."""
+        holder = self.holder(job.unique) if job.unique else None
+        self.coverage.seen[f"retry: {'held' if holder else 'unique' if job.unique else 'plain'}"] += 1
+        if job.unique and not holder:
+            self.locks[job.unique] = job.id
+        return holder
+
+    def release(self, job: Job) -> None:
+        """It has ended, or goes: free what it holds."""
+        self.unlock(job)
 
     def bury(self, job: Job) -> None:
         """Into the dead letters."""
@@ -114,7 +160,7 @@ class Model:
     def note_retry(self, job: Job) -> None:
         """It runs again after a run that counted, unless it was cancelled."""
         if job.state is not State.CANCELLED:
-            self.came["retry:work"] += 1
+            self.came[f"retry:{job.name}"] += 1
 
     def notify(self, job_id: str) -> None:
         """Nobody waits for it any more."""

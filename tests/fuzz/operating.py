@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from millstream.protocol import control, ended, transitions
-from millstream.protocol.control import Resuming, Retried
+from millstream.protocol.control import Held, Resuming, Retried
 from millstream.protocol.states import FINAL, State, Transition
 from tests.fuzz.model import DAY, LETTERS, Job
 from tests.fuzz.subject import IDS, Subject
@@ -88,6 +88,7 @@ class Operating(Subject):
     def _removed(self, name: str, transition: Transition) -> None:
         job = self.model.jobs[name]
         self.model.leave(job)
+        self.model.release(job)
         self.model.step(job, transition)
         self.model.notify(name)
 
@@ -101,16 +102,18 @@ class Operating(Subject):
             self.model.dead.discard(job_id)
         elif not job.payload:
             assert reply is Retried.MALFORMED
+        elif holder := self.model.relock(job):
+            assert reply == Held(holder)
         else:
             assert reply is Retried.QUEUED
+            self.model.dead.remove(job.id)
+            job.settled = ()
             self._revived(job)
 
     def _revived(self, job: Job) -> None:
-        self.model.dead.remove(job.id)
-        job.run, job.attempt, job.crashes, job.alone = job.run + 1, 0, 0, False
-        job.settled, job.started = (), None
+        job.fresh()
         self.model.place(job, Transition.REVIVE, job.band[0])
-        self.model.came["retry:work"] += 1
+        self.model.came[f"retry:{job.name}"] += 1
 
     @rule(job_id=IDS)
     def retry_ended(self, job_id: str) -> None:
@@ -118,10 +121,10 @@ class Operating(Subject):
         job, state = self.tries(job_id, Transition.REVIVE), self.model.state(job_id)
         (reply,) = self.run(ended.retry(self.keys, [job_id]))
         if job and state in (State.CANCELLED, State.EXPIRED):
-            assert reply == "queued"
-            job.run, job.attempt, job.crashes, job.alone, job.started = job.run + 1, 0, 0, False, None
-            self.model.place(job, Transition.REVIVE, job.band[0])
-            self.model.came["retry:work"] += 1
+            holder = self.model.relock(job)
+            assert reply == (f"held by {holder}" if holder else "queued")
+            if not holder:
+                self._revived(job)
         else:
             waiting = state in (State.QUEUED, State.RUNNING)
             assert reply == ("waiting" if waiting else str(state or "absent"))

@@ -27,13 +27,18 @@ CONSUMERS = ("a-000001:g/0:1", "a-000001:g/1:2", "b-000001:g/0:1")
 
 NAMES = ("j0", "j1", "j2", "j3")
 IDS = st.sampled_from(NAMES)
-BY = st.sampled_from(("its holder", *CONSUMERS))
-OLD = st.integers(0, 3)
+JOBS = {"j0": "work", "j1": "work", "j2": "play", "j3": "play"}
+"""The name of each job."""
+
+UNIQUES = ("u1", "u2")
+BY = st.sampled_from(("its holder", "its holder", *CONSUMERS))
+OLD = st.sampled_from([0, 0, 0, 1, 2, 3])
 """Which delivery of a job: 0 its last one, 1 the one before, and so on."""
 
 LEASE = DAY
 SLACK = 600_000  # milliseconds that a step may take, on a machine that is busy with other things
 NOWHERE = "n1-1"
+APART = ("timeouts", "memory")
 
 T = TypeVar("T")
 
@@ -85,7 +90,7 @@ class Subject(RuleBasedStateMachine):
 
     def envelope(self, job_id: str, band: str) -> bytes:
         """What a producer sends."""
-        return encode_envelope("work", [job_id], {}, queue="q", enqueued_at=1_700_000_000_000, priority=band)
+        return encode_envelope(JOBS[job_id], [job_id], {}, queue="q", enqueued_at=1_700_000_000_000, priority=band)
 
     @invariant()
     def compare(self) -> None:
@@ -101,13 +106,14 @@ class Subject(RuleBasedStateMachine):
                 ("LRANGE", self.keys.history, 0, -1),
                 ("HGETALL", self.keys.enqueued),
                 ("HGETALL", self.keys.waiting),
+                ("MGET", *(self.keys.uniques + unique for unique in UNIQUES)),
                 *(("XLEN", name) for name in self.keys.streams),
                 *(("PTTL", self.keys.job(name)) for name in NAMES),
             ]
         )
         scores = {name.decode(): float(score) for name, score in _pairs(raw[0])}
         seen = {name: fact for name, fact in zip(NAMES, replies[1:], strict=True) if fact.record}
-        ttls = dict(zip(NAMES, raw[5 + len(LETTERS) :], strict=True))
+        ttls = dict(zip(NAMES, raw[6 + len(LETTERS) :], strict=True))
         self._learn(seen, scores)
         same("jobs that exist", set(seen), set(self.model.jobs))
         for name, fact in seen.items():
@@ -124,6 +130,8 @@ class Subject(RuleBasedStateMachine):
                 job.entry = entry
                 if job.place != HELD:
                     self.refs[name].append(entry)
+            if job.life is not None and job.expires is None and name in seen:
+                job.expires = int(seen[name].record.get("expires", -1))
             if self.model.is_due(job) and job.due is None:
                 job.due = scores.get(name)
 
@@ -134,6 +142,9 @@ class Subject(RuleBasedStateMachine):
                 self.tries(name, Transition.FORGET)
             else:
                 assert job.ttl - SLACK < ttls[name] <= job.ttl, f"the record of {name} goes after {ttls[name]} ms"
+            if job.life:
+                left = (job.expires or 0) - seen[name].now
+                assert job.life - SLACK < left <= job.life, f"{name} ends in {left} ms"
             if job.due is not None:
                 ahead = job.due - seen[name].now
                 assert job.delay - SLACK < ahead <= job.delay or (not job.delay and ahead <= 0), f"{name} in {ahead} ms"
@@ -144,7 +155,7 @@ class Subject(RuleBasedStateMachine):
         waits = {letter: len(ids) for letter, ids in model.streams.items()}
         same("undelivered", {name[0]: count for name, count in facts.streams.items()}, waits)
         lengths = [waits[letter] + running.count(letter) for letter in LETTERS]
-        same("lengths of the streams", raw[5 : 5 + len(LETTERS)], lengths)
+        same("lengths of the streams", raw[6 : 6 + len(LETTERS)], lengths)
         counts = (len(running), len(model.held), sum(map(model.is_due, model.jobs.values())), len(model.dead))
         same("running, held, due, dead", (facts.running, facts.held, facts.due, facts.dead), counts)
         same("paused, resuming", (facts.paused, facts.resuming), (bool(model.paused), model.paused == "resuming"))
@@ -155,6 +166,11 @@ class Subject(RuleBasedStateMachine):
         same("history", [name.decode() for name in raw[2]], model.history)
         same("enqueued", {name.decode(): int(count) for name, count in _pairs(raw[3])}, dict(model.came))
         same("waiting for an end", {name.decode(): int(count) for name, count in _pairs(raw[4])}, dict(model.waiting))
+        same(
+            "unique keys",
+            dict(zip(UNIQUES, raw[5], strict=True)),
+            {key: _text(model.locks.get(key)) for key in UNIQUES},
+        )
 
 
 def same(what: str, seen: object, expected: object) -> None:
@@ -173,8 +189,10 @@ def _expected_job(job: Job) -> dict[str, Any]:
         "holder": job.holder or "",
         "due": job.due,
         "cancel": job.cancel if job.state not in FINAL else None,
-        "name": "work",
-        **_counters(job.state, job.run, job.attempt, job.crashes),
+        "name": job.name,
+        **({name: getattr(job, name) for name in ("run", "attempt", "crashes")} if job.counted else {}),
+        **({name: getattr(job, name) for name in APART} if job.state not in FINAL else {}),
+        "expires": job.expires,
         "alone": job.alone if job.place else None,
     }
 
@@ -182,10 +200,9 @@ def _expected_job(job: Job) -> dict[str, Any]:
 def _seen_job(name: str, fact: Inspected, scores: dict[str, float]) -> dict[str, Any]:
     info, record = job_info("q", name, fact), fact.record
     counters = record if "attempt" in record else fact.entry
-    run, attempt, crashes = (
-        int(counters.get(key, least)) for key, least in (("run", 1), ("attempt", 0), ("crashes", 0))
-    )
-    entry = record.get("entry")
+    numbers = {key: int(counters.get(key, key == "run")) for key in ("run", "attempt", "crashes")}
+    apart = {key: int(counters.get(key, 0)) for key in APART}
+    entry, state = record.get("entry"), info.state
     return {
         "state": str(info.state),
         "entry": entry.decode() if entry else None,
@@ -193,18 +210,17 @@ def _seen_job(name: str, fact: Inspected, scores: dict[str, float]) -> dict[str,
         "due": scores.get(name),
         "cancel": "cancel" in record if info.state not in FINAL else None,
         "name": info.job,
-        **_counters(info.state, run, attempt, crashes),
+        **(numbers if state not in FINAL or state is State.DEAD else {}),
+        **(apart if state not in FINAL else {}),
+        "expires": int(record["expires"]) if "expires" in record else None,
         "alone": fact.entry.get("alone") == b"1" if record["state"] == b"queued" else None,
     }
 
 
-def _counters(state: State | None, run: int, attempt: int, crashes: int) -> dict[str, int]:
-    """What is kept of them: nothing once a job has ended well."""
-    if state in FINAL and state is not State.DEAD:
-        return {}
-    return {"run": run, "attempt": attempt, "crashes": crashes}
+def _text(value: str | None) -> bytes | None:
+    return None if value is None else value.encode()
 
 
-def row(**members: Any) -> bytes:
+def row(job_id: str, **members: Any) -> bytes:
     """What a worker keeps of a run."""
-    return orjson.dumps({"n": "work", "a": 1, "w": "w", "s": 1_700_000_000_000, "d": 0.1, **members})
+    return orjson.dumps({"n": JOBS[job_id], "a": 1, "w": "w", "s": 1_700_000_000_000, "d": 0.1, **members})

@@ -11,21 +11,25 @@ from millstream.protocol import transitions
 from millstream.protocol.keys import BANDS
 from millstream.protocol.states import State, Transition
 from millstream.protocol.transitions import NewJob
-from tests.fuzz.model import DAY, HOUR, LETTERS, Job
+from tests.fuzz.jobs import DAY, HOUR, LETTERS, Job
+from tests.fuzz.rooms import PLACES
 from tests.fuzz.subject import CONSUMERS, IDS, JOBS, NAMES, UNIQUES, Subject, same
 from tests.protocol.rig import refs_of
 
 BAND = st.sampled_from(BANDS)
 DELAY = st.sampled_from([None, 0, HOUR])
 NONCE = st.sampled_from(["", "one", "two"])
-UNIQUE = st.sampled_from(["", "", *UNIQUES])
+UNIQUE = st.sampled_from(["", "u1", *UNIQUES])
+KEY = st.sampled_from(["", "k1", *PLACES])
 LIFE = st.sampled_from([None, None, HOUR // 2, 100 * DAY])
 
 
 class Entering(Subject):
     """Enqueue, promote, fetch."""
 
-    @rule(job_id=IDS, band=BAND, delay=DELAY, nonce=NONCE, unique=UNIQUE, started_frees=st.booleans(), life=LIFE)
+    @rule(
+        job_id=IDS, band=BAND, delay=DELAY, nonce=NONCE, unique=UNIQUE, started_frees=st.booleans(), life=LIFE, key=KEY
+    )
     def enqueue(
         self,
         job_id: str,
@@ -35,15 +39,18 @@ class Entering(Subject):
         unique: str = "",
         started_frees: bool = False,
         life: int | None = None,
+        key: str = "",
     ) -> None:
         """*life*: milliseconds after which it is not started any more."""
         transition = Transition.ENQUEUE if delay is None else Transition.DELAY
         known, holder = self.tries(job_id, transition), self.model.holder(unique)
         extras: dict[str, Any] = {"expires": life} if life else {}
+        if key:
+            extras |= {"key": key, "places": PLACES[key]}
         if unique:
             until = "started" if started_frees else "finished"
             extras |= {"unique": unique, "unique_for": DAY, "until": until}
-        new = NewJob(job_id, band, self.envelope(job_id, band), delay, nonce, extras or None)
+        new = NewJob(job_id, band, self.envelope(job_id, band, key), delay, nonce, extras or None)
         (placed,) = self.run(transitions.enqueue(self.keys, [new]))
         if known or holder:
             self.coverage.seen["enqueue: held"] += not known
@@ -51,7 +58,8 @@ class Entering(Subject):
             same("what became of it", placed, replayed if known else holder)
             return
         assert placed is True
-        job = Job(job_id, band, JOBS[job_id], nonce=nonce, unique=unique, started_frees=started_frees, life=life)
+        job = Job(job_id, band, JOBS[job_id], nonce=nonce, unique=unique, started_frees=started_frees)
+        job.life, job.key = life, key
         self.model.jobs[job_id] = job
         if unique:
             self.model.locks[unique] = job_id
@@ -78,12 +86,14 @@ class Entering(Subject):
 
     @rule(consumer=st.sampled_from(CONSUMERS), count=st.integers(1, 4))
     def fetch(self, consumer: str, count: int) -> None:
-        expected = [] if self.model.paused == "1" else self._next(count)
+        ruled = self.model.gated or bool(self.model.paused_jobs)
+        expected = [] if self.model.paused == "1" or ruled else self._next(count)
         for name in NAMES:
             if name not in expected:
                 self.tries(name, Transition.FETCH)
         fetched = self.run(transitions.fetch(self.keys, consumer, count))
-        assert fetched.paused is (self.model.paused == "1")
+        assert fetched.paused is (self.model.paused == "1" or ruled)
+        assert fetched.ruled is (ruled and self.model.paused != "1")
         jobs = [self.model.jobs[name] for name in expected]
         assert refs_of(fetched) == [job.entry for job in jobs]
         for job in jobs:

@@ -5,80 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from millstream.protocol.keys import STREAMS
 from millstream.protocol.states import FINAL, TABLE, State, Transition
 from tests.fuzz.coverage import Coverage
-
-LETTERS = tuple(name[0] for name in STREAMS)
-HOUR = 3_600_000  # milliseconds, as all times here
-DAY = 24 * HOUR
-HELD = "x"
+from tests.fuzz.jobs import DAY, LETTERS, Job
+from tests.fuzz.rooms import Rooms
 
 
 @dataclass
-class Job:
-    """One job's record. `place` is its stream's letter, HELD, or "" where it is in none.
+class Model(Rooms):
+    """A queue. `locks` are the ids that stand at unique keys, whether or not they still hold them."""
 
-    What only the server knows is learnt after each step: `entry`, `due`.
-    """
-
-    id: str
-    band: str
-    name: str = "work"
-    state: State | None = None
-    place: str = ""
-    run: int = 1
-    attempt: int = 0
-    crashes: int = 0
-    timeouts: int = 0
-    memory: int = 0
-    alone: bool = False
-    entry: str | None = None
-    holder: str | None = None
-    started: str | None = None
-    settled: tuple[str, ...] = ()
-    cancel: bool = False
-    lease_over: bool = False
-    due: float | None = None
-    delay: int = 0
-    ttl: int | None = None
-    payload: bool = True
-    nonce: str = ""
-    unique: str = ""
-    started_frees: bool = False
-    life: int | None = None
-    expires: int | None = None
-    key: str = ""
-
-    @property
-    def counted(self) -> bool:
-        """Whether its run number, attempts and crashes are still kept."""
-        return self.state not in FINAL or self.state is State.DEAD
-
-    def fresh(self) -> None:
-        """Somebody retries it after its end."""
-        self.run, self.attempt, self.crashes, self.timeouts, self.memory = self.run + 1, 0, 0, 0, 0
-        self.alone, self.started, self.life, self.expires = False, None, None, None
-
-
-@dataclass
-class Model:
-    """A queue. `streams` are the ids that were not delivered, `held` those of a pause with the stream they wait for.
-
-    `locks` are the ids that stand at unique keys, whether or not they still hold them.
-    """
-
-    coverage: Coverage
-    jobs: dict[str, Job] = field(default_factory=dict)
-    streams: dict[str, list[str]] = field(default_factory=lambda: {letter: [] for letter in LETTERS})
-    held: list[tuple[str, str]] = field(default_factory=list)
+    coverage: Coverage = field(default_factory=Coverage)
     dead: set[str] = field(default_factory=set)
     history: list[str] = field(default_factory=list)
     stats: Counter[str] = field(default_factory=Counter)
     came: Counter[str] = field(default_factory=Counter)
     waiting: Counter[str] = field(default_factory=Counter)
     locks: dict[str, str] = field(default_factory=dict)
-    paused: str = ""
 
     def state(self, job_id: str) -> State | None:
         """The state of a job; None where there is none."""
@@ -94,16 +37,12 @@ class Model:
             del self.jobs[job.id]
 
     def place(self, job: Job, transition: Transition, letter: str) -> None:
-        """Into a stream, or into what is held."""
+        """Into a stream, or where it has to wait."""
         if self._cancelled(job):
             return
         self.step(job, transition)
         job.entry, job.due, job.ttl = None, None, None
-        job.place = HELD if self.paused else letter
-        if self.paused:
-            self.held.append((job.id, letter))
-        else:
-            self.streams[letter].append(job.id)
+        self.put(job, letter)
 
     def postpone(self, job: Job, transition: Transition, delay: int) -> None:
         """Among what is due, so many milliseconds from now."""
@@ -111,14 +50,7 @@ class Model:
             return
         self.step(job, transition)
         job.entry, job.place, job.due, job.delay, job.ttl = None, "", None, delay, None
-
-    def leave(self, job: Job) -> None:
-        """Out of the streams, or of what is held; a job that is due, or delivered, is in neither."""
-        for waiting in self.streams.values():
-            if job.id in waiting:
-                waiting.remove(job.id)
-        self.held = [(job_id, letter) for job_id, letter in self.held if job_id != job.id]
-        job.place = ""
+        self.give_up_place(job)
 
     def end(self, job: Job, transition: Transition, ttl: int, holds: bool = True) -> None:
         """It is over, and its record kept for so long; *holds*: what it holds is freed."""
@@ -150,6 +82,7 @@ class Model:
     def release(self, job: Job) -> None:
         """It has ended, or goes: free what it holds."""
         self.unlock(job)
+        self.give_up_place(job)
 
     def bury(self, job: Job) -> None:
         """Into the dead letters."""

@@ -10,7 +10,7 @@ from millstream.protocol import transitions
 from millstream.protocol.keys import STREAMS, split_ref_stream
 from millstream.protocol.states import State, Transition
 from millstream.protocol.transitions import Kind, Outcome, Verdict
-from tests.fuzz.model import HOUR, LETTERS, Job
+from tests.fuzz.jobs import HOUR, LETTERS, Job
 from tests.fuzz.subject import BY, CONSUMERS, IDS, OLD, Subject, row, same
 
 CONSUMER = st.sampled_from(CONSUMERS)

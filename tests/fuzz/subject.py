@@ -20,7 +20,9 @@ from millstream.protocol.link import Link
 from millstream.protocol.states import FINAL, TABLE, State, Transition
 from millstream.protocol.transitions import Inspected
 from tests.fuzz.coverage import Coverage
-from tests.fuzz.model import DAY, HELD, LETTERS, Job, Model
+from tests.fuzz.jobs import DAY, HELD, LETTERS, Job
+from tests.fuzz.model import Model
+from tests.fuzz.rooms import PARKED, PLACES
 
 CONSUMERS = ("a-000001:g/0:1", "a-000001:g/1:2", "b-000001:g/0:1")
 """Two processes of one instance, and one of another."""
@@ -55,7 +57,7 @@ class Subject(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.keys = Keys(f"f{secrets.token_hex(4)}:").queue("q")
-        self.model = Model(self.coverage)
+        self.model = Model(coverage=self.coverage)
         self.refs: dict[str, list[str]] = {name: [] for name in NAMES}
         self.join()
 
@@ -88,9 +90,12 @@ class Subject(RuleBasedStateMachine):
         refs = self.refs[job_id]
         return refs[-1 - old] if old < len(refs) else NOWHERE
 
-    def envelope(self, job_id: str, band: str) -> bytes:
+    def envelope(self, job_id: str, band: str, key: str = "") -> bytes:
         """What a producer sends."""
-        return encode_envelope(JOBS[job_id], [job_id], {}, queue="q", enqueued_at=1_700_000_000_000, priority=band)
+        options = {"key": key} if key else None
+        return encode_envelope(
+            JOBS[job_id], [job_id], {}, queue="q", enqueued_at=1_700_000_000_000, priority=band, options=options
+        )
 
     @invariant()
     def compare(self) -> None:
@@ -107,19 +112,23 @@ class Subject(RuleBasedStateMachine):
                 ("HGETALL", self.keys.enqueued),
                 ("HGETALL", self.keys.waiting),
                 ("MGET", *(self.keys.uniques + unique for unique in UNIQUES)),
+                ("ZRANGE", self.keys.parked, 0, -1),
+                ("SMEMBERS", self.keys.crowded),
+                ("KEYS", self.keys.rooms + "*"),
                 *(("XLEN", name) for name in self.keys.streams),
                 *(("PTTL", self.keys.job(name)) for name in NAMES),
             ]
         )
         scores = {name.decode(): float(score) for name, score in _pairs(raw[0])}
         seen = {name: fact for name, fact in zip(NAMES, replies[1:], strict=True) if fact.record}
-        ttls = dict(zip(NAMES, raw[6 + len(LETTERS) :], strict=True))
+        ttls = dict(zip(NAMES, raw[9 + len(LETTERS) :], strict=True))
         self._learn(seen, scores)
         same("jobs that exist", set(seen), set(self.model.jobs))
         for name, fact in seen.items():
             same(name, _seen_job(name, fact, scores), _expected_job(self.model.jobs[name]))
         self._compare_times(seen, ttls)
         self._compare_queue(replies[0], raw)
+        self._compare_rooms(replies[0], raw)
 
     def _learn(self, seen: dict[str, Inspected], scores: dict[str, float]) -> None:
         """What only the server can know: entries that are new, and instants."""
@@ -128,7 +137,7 @@ class Subject(RuleBasedStateMachine):
             entry = seen[name].record.get("entry", b"").decode() if name in seen else ""
             if job.place and job.entry is None and entry not in known:
                 job.entry = entry
-                if job.place != HELD:
+                if job.place not in (HELD, PARKED):
                     self.refs[name].append(entry)
             if job.life is not None and job.expires is None and name in seen:
                 job.expires = int(seen[name].record.get("expires", -1))
@@ -155,7 +164,7 @@ class Subject(RuleBasedStateMachine):
         waits = {letter: len(ids) for letter, ids in model.streams.items()}
         same("undelivered", {name[0]: count for name, count in facts.streams.items()}, waits)
         lengths = [waits[letter] + running.count(letter) for letter in LETTERS]
-        same("lengths of the streams", raw[6 : 6 + len(LETTERS)], lengths)
+        same("lengths of the streams", raw[9 : 9 + len(LETTERS)], lengths)
         counts = (len(running), len(model.held), sum(map(model.is_due, model.jobs.values())), len(model.dead))
         same("running, held, due, dead", (facts.running, facts.held, facts.due, facts.dead), counts)
         same("paused, resuming", (facts.paused, facts.resuming), (bool(model.paused), model.paused == "resuming"))
@@ -171,6 +180,36 @@ class Subject(RuleBasedStateMachine):
             dict(zip(UNIQUES, raw[5], strict=True)),
             {key: _text(model.locks.get(key)) for key in UNIQUES},
         )
+
+    def _compare_rooms(self, facts: Survey, raw: list[Any]) -> None:
+        """A job is in one place only; its key's place is held by who may run, and by nobody else."""
+        model = self.model
+        crowded = model.crowded()
+        self.model.parked = [name.decode() for name in raw[6]]
+        same("parked", sorted(model.parked), sorted(name for ids in crowded.values() for name in ids))
+        same("crowded", {name.decode() for name in raw[7]}, set(crowded))
+        rooms = [key.decode().removeprefix(self.keys.rooms) for key in raw[8]]
+        same("rooms", set(rooms), set(crowded))
+        names = sorted(crowded)
+        sets = self.link.execute_many(
+            [("ZRANGE", self.keys.room(name), 0, -1) for name in names]
+            + [("SMEMBERS", self.keys.places + key) for key in PLACES]
+        )
+        same("in rooms", [_texts(ids) for ids in sets[: len(names)]], [crowded[name] for name in names])
+        same("have a place", [set(_texts(ids)) for ids in sets[len(names) :]], [model.places[key] for key in PLACES])
+        for key, ids in model.places.items():
+            about = {
+                job.id
+                for job in model.jobs.values()
+                if job.key == key
+                and (job.room == "gate" or (job.entry and job.state in (State.QUEUED, State.RUNNING) and not job.room))
+            }
+            same(f"may have a place of {key}", ids, about)
+        gate = len(crowded.get("gate", ()))
+        same("parked, at the gate", (facts.parked, facts.gated), (len(model.parked), gate))
+        same("limit", (facts.limit.concurrency, facts.limit.rate is not None), (model.limit, model.rate))
+        same("paused names", facts.paused_jobs, tuple(sorted(model.paused_jobs)))
+        self.coverage.seen["parked"] += len(model.parked)
 
 
 def same(what: str, seen: object, expected: object) -> None:
@@ -194,6 +233,7 @@ def _expected_job(job: Job) -> dict[str, Any]:
         **({name: getattr(job, name) for name in APART} if job.state not in FINAL else {}),
         "expires": job.expires,
         "alone": job.alone if job.place else None,
+        "room": job.room,
     }
 
 
@@ -213,8 +253,13 @@ def _seen_job(name: str, fact: Inspected, scores: dict[str, float]) -> dict[str,
         **(numbers if state not in FINAL or state is State.DEAD else {}),
         **(apart if state not in FINAL else {}),
         "expires": int(record["expires"]) if "expires" in record else None,
-        "alone": fact.entry.get("alone") == b"1" if record["state"] == b"queued" else None,
+        "alone": b"1" in (fact.entry.get("alone"), record.get("alone")) if record["state"] == b"queued" else None,
+        "room": record["room"].decode() if "room" in record else None,
     }
+
+
+def _texts(values: list[bytes]) -> list[str]:
+    return [value.decode() for value in values]
 
 
 def _text(value: str | None) -> bytes | None:

@@ -62,6 +62,7 @@ def _report(coverage: Coverage, found: Found | None, seed: int, as_json: bool) -
         return
     output = Console()
     output.print(coverage.table())
+    output.print("; ".join(f"{name} {count:,}" for name, count in sorted(coverage.seen.items())))
     missing = coverage.missing()
     output.print(f"{coverage.steps:,} steps; pairs that were not tried: {', '.join(missing) or 'none'}")
 

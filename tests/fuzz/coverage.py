@@ -17,10 +17,14 @@ PLACES: tuple[Place, ...] = (None, *State)
 
 @dataclass
 class Coverage:
-    """Counts by (state, transition): *made* are of the table, *refused* are not in it."""
+    """Counts by (state, transition): *made* are of the table, *refused* are not in it.
+
+    *seen* counts by name what else is worth to be met: refusals, deadlines, rooms.
+    """
 
     made: Counter[tuple[Place, Transition]] = field(default_factory=Counter)
     refused: Counter[tuple[Place, Transition]] = field(default_factory=Counter)
+    seen: Counter[str] = field(default_factory=Counter)
     steps: int = 0
 
     def missing(self) -> list[str]:
@@ -52,5 +56,6 @@ class Coverage:
             "steps": self.steps,
             "made": {f"{place or 'no job'} {name}": count for (place, name), count in self.made.items()},
             "refused": {f"{place or 'no job'} {name}": count for (place, name), count in self.refused.items()},
+            "seen": dict(self.seen),
             "missing": self.missing(),
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
@@ -9,43 +11,89 @@ from millstream.protocol import transitions
 from millstream.protocol.keys import BANDS
 from millstream.protocol.states import State, Transition
 from millstream.protocol.transitions import NewJob
-from tests.fuzz.model import HOUR, LETTERS, Job
-from tests.fuzz.subject import CONSUMERS, IDS, NAMES, Subject
+from tests.fuzz.jobs import DAY, HOUR, LETTERS, Job
+from tests.fuzz.rooms import PLACES
+from tests.fuzz.subject import CONSUMERS, IDS, JOBS, NAMES, UNIQUES, Subject, same
 from tests.protocol.rig import refs_of
 
 BAND = st.sampled_from(BANDS)
 DELAY = st.sampled_from([None, 0, HOUR])
 NONCE = st.sampled_from(["", "one", "two"])
+UNIQUE = st.sampled_from(["", "u1", *UNIQUES])
+KEY = st.sampled_from(["", "k1", *PLACES])
+LIFE = st.sampled_from([None, None, HOUR // 2, 100 * DAY])
 
 
 class Entering(Subject):
     """Enqueue, promote, fetch."""
 
-    @rule(job_id=IDS, band=BAND, delay=DELAY, nonce=NONCE)
-    def enqueue(self, job_id: str, band: str, delay: int | None, nonce: str) -> None:
+    @rule(
+        job_id=IDS, band=BAND, delay=DELAY, nonce=NONCE, unique=UNIQUE, started_frees=st.booleans(), life=LIFE, key=KEY
+    )
+    def enqueue(
+        self,
+        job_id: str,
+        band: str,
+        delay: int | None,
+        nonce: str,
+        unique: str = "",
+        started_frees: bool = False,
+        life: int | None = None,
+        key: str = "",
+    ) -> None:
+        """*life*: milliseconds after which it is not started any more."""
         transition = Transition.ENQUEUE if delay is None else Transition.DELAY
-        known = self.tries(job_id, transition)
-        new = NewJob(job_id, band, self.envelope(job_id, band), delay, nonce)
-        created = self.run(transitions.enqueue(self.keys, [new])) == [True]
-        assert created is (known is None or (bool(nonce) and known.nonce == nonce))
-        if known:
+        known, holder = self.tries(job_id, transition), self.model.holder(unique)
+        extras: dict[str, Any] = {"expires": life} if life else {}
+        if key:
+            extras |= {"key": key, "places": PLACES[key]}
+        if unique:
+            until = "started" if started_frees else "finished"
+            extras |= {"unique": unique, "unique_for": DAY, "until": until}
+        new = NewJob(job_id, band, self.envelope(job_id, band, key), delay, nonce, extras or None)
+        (placed,) = self.run(transitions.enqueue(self.keys, [new]))
+        if known or holder:
+            self.coverage.seen["enqueue: held"] += not known
+            replayed = known is not None and bool(nonce) and known.nonce == nonce
+            same("what became of it", placed, replayed if known else holder)
             return
-        job = self.model.jobs[job_id] = Job(job_id, band, nonce=nonce)
+        assert placed is True
+        job = Job(job_id, band, JOBS[job_id], nonce=nonce, unique=unique, started_frees=started_frees)
+        job.life, job.key = life, key
+        self.model.jobs[job_id] = job
+        if unique:
+            self.model.locks[unique] = job_id
         if delay is None:
             self.model.place(job, transition, band[0])
-            self.model.came["immediate:work"] += 1
+            self.model.came[f"immediate:{job.name}"] += 1
         else:
             self.model.postpone(job, transition, delay)
-            self.model.came["delayed:work"] += 1
+            self.model.came[f"delayed:{job.name}"] += 1
+
+    @rule(unique=st.sampled_from(UNIQUES))
+    def lock_expires(self, unique: str) -> None:
+        """A unique key was held for as long as it may be: what the server does to it then."""
+        self.link.execute("DEL", self.keys.uniques + unique)
+        self.model.locks.pop(unique, None)
+
+    @rule(job_id=IDS)
+    def deadline_passes(self, job_id: str) -> None:
+        """A job's deadline is over; the server's clock is left alone, the instant is moved."""
+        job = self.model.jobs.get(job_id)
+        if job and job.life is not None:
+            self.link.execute("HSET", self.keys.job(job_id), "expires", 1)
+            job.life, job.expires = 0, 1
 
     @rule(consumer=st.sampled_from(CONSUMERS), count=st.integers(1, 4))
     def fetch(self, consumer: str, count: int) -> None:
-        expected = [] if self.model.paused == "1" else self._next(count)
+        ruled = self.model.gated or bool(self.model.paused_jobs)
+        expected = [] if self.model.paused == "1" or ruled else self._next(count)
         for name in NAMES:
             if name not in expected:
                 self.tries(name, Transition.FETCH)
         fetched = self.run(transitions.fetch(self.keys, consumer, count))
-        assert fetched.paused is (self.model.paused == "1")
+        assert fetched.paused is (self.model.paused == "1" or ruled)
+        assert fetched.ruled is (ruled and self.model.paused != "1")
         jobs = [self.model.jobs[name] for name in expected]
         assert refs_of(fetched) == [job.entry for job in jobs]
         for job in jobs:

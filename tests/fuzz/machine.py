@@ -7,6 +7,7 @@ A new transition is a row of `millstream/protocol/states.py`, a rule in one of t
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize
@@ -16,7 +17,8 @@ from millstream.protocol.states import State, Transition
 from millstream.protocol.transitions import Kind
 from tests.fuzz.coverage import PLACES, Coverage, Place
 from tests.fuzz.entering import Entering
-from tests.fuzz.model import HOUR
+from tests.fuzz.jobs import HOUR
+from tests.fuzz.limiting import Limiting
 from tests.fuzz.operating import Operating
 from tests.fuzz.running import Running
 from tests.fuzz.subject import CONSUMERS, NAMES
@@ -26,15 +28,40 @@ A = CONSUMERS[0]
 HOLDER = "its holder"
 
 
-class Machine(Entering, Running, Operating):
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "unique": {"unique": "u1"},
+    "until started": {"unique": "u1", "started_frees": True},
+    "late": {"life": HOUR // 2},
+    "keyed": {"key": "k1"},
+    "pair": {"key": "k2"},
+    "all": {"unique": "u2", "life": HOUR // 2, "key": "k1"},
+}
+"""What a job may have beyond what every job has: as :meth:`Machine.enqueue` takes it."""
+
+
+class Machine(Entering, Running, Operating, Limiting):
     """Every rule."""
 
-    @initialize(places=st.lists(st.sampled_from(PLACES), min_size=len(NAMES), max_size=len(NAMES)))
-    def begin(self, places: list[Place]) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self.born: dict[str, dict[str, Any]] = {}
+
+    @initialize(
+        places=st.lists(st.sampled_from(PLACES), min_size=len(NAMES), max_size=len(NAMES)),
+        kinds=st.lists(st.sampled_from(list(KINDS)), min_size=len(NAMES), max_size=len(NAMES)),
+    )
+    def begin(self, places: list[Place], kinds: list[str]) -> None:
         """Some jobs are somewhere already; those that wait come last, so that no fetch takes them."""
         waiting = (State.QUEUED, State.SCHEDULED)
-        for name, place in sorted(zip(NAMES, places, strict=False), key=lambda pair: pair[1] in waiting):
-            self.bring(name, place)
+        jobs = zip(NAMES, places, kinds, strict=False)
+        for name, place, kind in sorted(jobs, key=lambda job: job[1] in waiting):
+            self.born[name] = KINDS[kind]
+            for step in WAYS[place]:
+                step(self, name)
+                self.compare()
+            if kind == "late":
+                self.deadline_passes(name)
 
     def bring(self, job_id: str, place: Place) -> None:
         """Bring a job that does not exist into a state."""
@@ -57,7 +84,7 @@ def _settle(kind: Kind, delay: int = 0) -> Step:
 
 
 def _enqueue(delay: int | None = None) -> Step:
-    return lambda machine, job_id: machine.enqueue(job_id, "normal", delay, "")
+    return lambda machine, job_id: machine.enqueue(job_id, "normal", delay, "", **machine.born.get(job_id, {}))
 
 
 def _fetch(machine: Machine, _job_id: str) -> None:

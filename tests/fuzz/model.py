@@ -5,58 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from millstream.protocol.keys import STREAMS
-from millstream.protocol.states import TABLE, State, Transition
+from millstream.protocol.states import FINAL, TABLE, State, Transition
 from tests.fuzz.coverage import Coverage
-
-LETTERS = tuple(name[0] for name in STREAMS)
-HOUR = 3_600_000  # milliseconds, as all times here
-DAY = 24 * HOUR
-HELD = "x"
+from tests.fuzz.jobs import DAY, LETTERS, Job
+from tests.fuzz.rooms import Rooms
 
 
 @dataclass
-class Job:
-    """One job's record. `place` is its stream's letter, HELD, or "" where it is in none.
+class Model(Rooms):
+    """A queue. `locks` are the ids that stand at unique keys, whether or not they still hold them."""
 
-    What only the server knows is learnt after each step: `entry`, `due`.
-    """
-
-    id: str
-    band: str
-    state: State | None = None
-    place: str = ""
-    run: int = 1
-    attempt: int = 0
-    crashes: int = 0
-    alone: bool = False
-    entry: str | None = None
-    holder: str | None = None
-    started: str | None = None
-    settled: tuple[str, ...] = ()
-    cancel: bool = False
-    lease_over: bool = False
-    due: float | None = None
-    delay: int = 0
-    ttl: int | None = None
-    payload: bool = True
-    nonce: str = ""
-
-
-@dataclass
-class Model:
-    """A queue. `streams` are the ids that were not delivered, `held` those of a pause with the stream they wait for."""
-
-    coverage: Coverage
-    jobs: dict[str, Job] = field(default_factory=dict)
-    streams: dict[str, list[str]] = field(default_factory=lambda: {letter: [] for letter in LETTERS})
-    held: list[tuple[str, str]] = field(default_factory=list)
+    coverage: Coverage = field(default_factory=Coverage)
     dead: set[str] = field(default_factory=set)
     history: list[str] = field(default_factory=list)
     stats: Counter[str] = field(default_factory=Counter)
     came: Counter[str] = field(default_factory=Counter)
     waiting: Counter[str] = field(default_factory=Counter)
-    paused: str = ""
+    locks: dict[str, str] = field(default_factory=dict)
 
     def state(self, job_id: str) -> State | None:
         """The state of a job; None where there is none."""
@@ -72,16 +37,12 @@ class Model:
             del self.jobs[job.id]
 
     def place(self, job: Job, transition: Transition, letter: str) -> None:
-        """Into a stream, or into what is held."""
+        """Into a stream, or where it has to wait."""
         if self._cancelled(job):
             return
         self.step(job, transition)
         job.entry, job.due, job.ttl = None, None, None
-        job.place = HELD if self.paused else letter
-        if self.paused:
-            self.held.append((job.id, letter))
-        else:
-            self.streams[letter].append(job.id)
+        self.put(job, letter)
 
     def postpone(self, job: Job, transition: Transition, delay: int) -> None:
         """Among what is due, so many milliseconds from now."""
@@ -89,21 +50,39 @@ class Model:
             return
         self.step(job, transition)
         job.entry, job.place, job.due, job.delay, job.ttl = None, "", None, delay, None
+        self.give_up_place(job)
 
-    def leave(self, job: Job) -> None:
-        """Out of the streams, or of what is held; a job that is due, or delivered, is in neither."""
-        for waiting in self.streams.values():
-            if job.id in waiting:
-                waiting.remove(job.id)
-        self.held = [(job_id, letter) for job_id, letter in self.held if job_id != job.id]
-        job.place = ""
-
-    def end(self, job: Job, transition: Transition, ttl: int) -> None:
-        """It is over, and its record kept for so long."""
+    def end(self, job: Job, transition: Transition, ttl: int, holds: bool = True) -> None:
+        """It is over, and its record kept for so long; *holds*: what it holds is freed."""
         self.step(job, transition)
         job.place, job.due, job.ttl = "", None, ttl
         self.history.insert(0, job.id)
         self.notify(job.id)
+        if holds:
+            self.release(job)
+
+    def holder(self, unique: str) -> str | None:
+        """The living job that holds a unique key."""
+        state = self.state(self.locks.get(unique, ""))
+        return None if state is None or state in FINAL else self.locks[unique]
+
+    def unlock(self, job: Job) -> None:
+        """Free its unique key, where it is this job that has it."""
+        if job.unique and self.locks.get(job.unique) == job.id:
+            del self.locks[job.unique]
+
+    def relock(self, job: Job) -> str | None:
+        """An ended job is to run again: take its unique key anew; the id of who has it now, if any."""
+        holder = self.holder(job.unique) if job.unique else None
+        self.coverage.seen[f"retry: {'held' if holder else 'unique' if job.unique else 'plain'}"] += 1
+        if job.unique and not holder:
+            self.locks[job.unique] = job.id
+        return holder
+
+    def release(self, job: Job) -> None:
+        """It has ended, or goes: free what it holds."""
+        self.unlock(job)
+        self.give_up_place(job)
 
     def bury(self, job: Job) -> None:
         """Into the dead letters."""
@@ -114,7 +93,7 @@ class Model:
     def note_retry(self, job: Job) -> None:
         """It runs again after a run that counted, unless it was cancelled."""
         if job.state is not State.CANCELLED:
-            self.came["retry:work"] += 1
+            self.came[f"retry:{job.name}"] += 1
 
     def notify(self, job_id: str) -> None:
         """Nobody waits for it any more."""

@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from millstream.protocol import control, ended, transitions
-from millstream.protocol.control import Resuming, Retried
+from millstream.protocol.control import Held, Resuming, Retried
 from millstream.protocol.states import FINAL, State, Transition
-from tests.fuzz.model import DAY, LETTERS, Job
+from tests.fuzz.jobs import DAY, LETTERS, Job
+from tests.fuzz.rooms import PARKED
 from tests.fuzz.subject import IDS, Subject
 
 STEP = st.sampled_from([1, 2, 200])
@@ -31,7 +32,8 @@ class Operating(Subject):
             assert reply == ("ended", state)
         else:
             assert reply == ("ok", state)
-            self.model.leave(job)
+            self.coverage.seen["cancel: parked"] += job.room is not None
+            self.model.walk_out(job)
             self.model.end(job, Transition.CANCEL, DAY)
             self.model.stats["cancelled"] += 1
 
@@ -48,11 +50,10 @@ class Operating(Subject):
             return
         step, self.model.held = self.model.held[:count], self.model.held[count:]
         assert reply == (Resuming.MORE if self.model.held else Resuming.DONE, len(step))
-        self.model.paused = "resuming" if self.model.held else ""
+        self.model.paused, after = "", "resuming" if self.model.held else ""
         for name, letter in step:
-            job = self.model.jobs[name]
-            job.place, job.entry = letter, None
-            self.model.streams[letter].append(name)
+            self.model.put(self.model.jobs[name], letter)
+        self.model.paused = after
 
     @rule(job_id=IDS)
     def resume_with_a_stray(self, job_id: str) -> None:
@@ -65,15 +66,27 @@ class Operating(Subject):
 
     @rule(count=STEP, due=st.booleans())
     def purge(self, count: int, due: bool) -> None:
-        """What waits, in the order of the streams, then what is held, then what is due."""
-        waiting = [name for letter in LETTERS for name in self.model.streams[letter]]
-        waiting += [name for name, _ in self.model.held]
+        """What is in rooms, what waits, in the order of the streams, then what is held, then what is due."""
+        reply = self.run(control.purge(self.keys, due=due, count=count))
+        removed = self._purged(self.model.parked, count)
+        for letter in LETTERS:
+            removed += self._purged(self.model.streams[letter], count - removed)
+        removed += self._purged([name for name, _ in self.model.held], count - removed)
         scheduled = sorted(filter(self.model.is_due, self.model.jobs.values()), key=lambda job: (job.due, job.id))
-        names = [*waiting, *([job.id for job in scheduled] if due else [])][:count]
-        assert self.run(control.purge(self.keys, due=due, count=count)) == (len(names), len(names) >= count)
-        for name in names:
-            self._removed(name, Transition.PURGE)
-        self.model.stats["purged"] += len(names)
+        removed += self._purged([job.id for job in scheduled] if due else [], count - removed)
+        assert reply == (removed, removed >= count)
+        self.model.stats["purged"] += removed
+
+    def _purged(self, names: list[str], count: int) -> int:
+        """Remove the first of these that are still where they were when it began."""
+        found = [(name, self.model.jobs[name].place) for name in names[:count]]
+        removed = 0
+        for name, place in found:
+            if self.model.jobs[name].place == place:
+                self.coverage.seen["purge: parked"] += place == PARKED
+                self._removed(name, Transition.PURGE)
+                removed += 1
+        return removed
 
     @rule(job_id=IDS)
     def purge_a_stray(self, job_id: str) -> None:
@@ -87,7 +100,8 @@ class Operating(Subject):
 
     def _removed(self, name: str, transition: Transition) -> None:
         job = self.model.jobs[name]
-        self.model.leave(job)
+        self.model.walk_out(job)
+        self.model.release(job)
         self.model.step(job, transition)
         self.model.notify(name)
 
@@ -101,16 +115,18 @@ class Operating(Subject):
             self.model.dead.discard(job_id)
         elif not job.payload:
             assert reply is Retried.MALFORMED
+        elif holder := self.model.relock(job):
+            assert reply == Held(holder)
         else:
             assert reply is Retried.QUEUED
+            self.model.dead.remove(job.id)
+            job.settled = ()
             self._revived(job)
 
     def _revived(self, job: Job) -> None:
-        self.model.dead.remove(job.id)
-        job.run, job.attempt, job.crashes, job.alone = job.run + 1, 0, 0, False
-        job.settled, job.started = (), None
+        job.fresh()
         self.model.place(job, Transition.REVIVE, job.band[0])
-        self.model.came["retry:work"] += 1
+        self.model.came[f"retry:{job.name}"] += 1
 
     @rule(job_id=IDS)
     def retry_ended(self, job_id: str) -> None:
@@ -118,10 +134,10 @@ class Operating(Subject):
         job, state = self.tries(job_id, Transition.REVIVE), self.model.state(job_id)
         (reply,) = self.run(ended.retry(self.keys, [job_id]))
         if job and state in (State.CANCELLED, State.EXPIRED):
-            assert reply == "queued"
-            job.run, job.attempt, job.crashes, job.alone, job.started = job.run + 1, 0, 0, False, None
-            self.model.place(job, Transition.REVIVE, job.band[0])
-            self.model.came["retry:work"] += 1
+            holder = self.model.relock(job)
+            assert reply == (f"held by {holder}" if holder else "queued")
+            if not holder:
+                self._revived(job)
         else:
             waiting = state in (State.QUEUED, State.RUNNING)
             assert reply == ("waiting" if waiting else str(state or "absent"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import orjson
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
@@ -9,7 +10,7 @@ from millstream.protocol import transitions
 from millstream.protocol.keys import STREAMS, split_ref_stream
 from millstream.protocol.states import State, Transition
 from millstream.protocol.transitions import Kind, Outcome, Verdict
-from tests.fuzz.model import HOUR, LETTERS, Job
+from tests.fuzz.jobs import HOUR, LETTERS, Job
 from tests.fuzz.subject import BY, CONSUMERS, IDS, OLD, Subject, row, same
 
 CONSUMER = st.sampled_from(CONSUMERS)
@@ -20,7 +21,10 @@ ENDS = {
     Kind.CANCELLED: Transition.CANCEL,
     Kind.EXPIRED: Transition.EXPIRE,
 }
+AGAIN = {Kind.RETRY: "attempt", Kind.TIMEOUT: "timeouts", Kind.MEMORY: "memory"}
+"""Runs that failed, and what counts them."""
 TTL = 2 * HOUR
+ROW = orjson.dumps({"a": 0, "w": "", "c": "lease_expired"})  # of a host that has vanished
 
 
 def meant(kind: Kind, delay: int) -> Transition:
@@ -29,26 +33,35 @@ def meant(kind: Kind, delay: int) -> Transition:
         return ENDS[kind]
     if kind in (Kind.DEAD, Kind.CRASHED):
         return Transition.DIE
-    if kind is Kind.RETRY or (kind is Kind.CRASH and delay):
+    if kind in AGAIN or (kind is Kind.CRASH and delay):
         return Transition.RETRY
     return Transition.SNOOZE if delay or kind is Kind.UNKNOWN else Transition.GIVE_BACK
+
+
+def _is_too_late(job: Job, kind: Kind, delay: int) -> bool:
+    """Whether it would run again after its deadline. One that was cancelled would not."""
+    return (kind in AGAIN or kind is Kind.CRASH) and job.life is not None and not job.cancel and delay >= job.life
 
 
 class Running(Subject):
     """Settle, begin, renew, give back, retire, recover."""
 
-    @rule(job_id=IDS, kind=st.sampled_from(Kind), delay=LATER, by=BY, old=OLD, over=st.booleans())
-    def settle(self, job_id: str, kind: Kind, delay: int, by: str, old: int, over: bool) -> None:
-        """End a run; *over*: the time in which some worker may learn an unknown job's name is over."""
+    @rule(job_id=IDS, kind=st.sampled_from(Kind), delay=LATER, by=BY, old=OLD, over=st.booleans(), holds=st.booleans())
+    def settle(self, job_id: str, kind: Kind, delay: int, by: str, old: int, over: bool, holds: bool = True) -> None:
+        """End a run; *over*: the time in which some worker may learn an unknown job's name is over.
+
+        *holds* is False where a worker did not see that the job holds a unique key: it keeps nobody away all the same.
+        """
         transition = Transition.DIE if kind is Kind.UNKNOWN and over else meant(kind, delay)
         job, ref, consumer = self.tries(job_id, transition), self.ref(job_id, old), self.who(job_id, by)
+        holds = holds or bool(job and job.key)
         number = TTL if kind in ENDS else 0 if kind in (Kind.DEAD, Kind.CRASHED) else delay
-        outcome = Outcome(ref, job_id, kind, number, row())
+        outcome = Outcome(ref, job_id, kind, number, row(job_id), holds)
         ((verdict, text),) = self.run(transitions.settle(self.keys, consumer, [outcome], 0.0 if over else 600.0))
-        assert (verdict, text) == (self._settled(job, ref, consumer, kind, number, over), "")
+        assert (verdict, text) == (self._settled(job, ref, consumer, kind, number, over, holds), "")
 
     def _settled(
-        self, job: Job | None, ref: str, consumer: str, kind: Kind, number: int, over: bool = False
+        self, job: Job | None, ref: str, consumer: str, kind: Kind, number: int, over: bool = False, holds: bool = True
     ) -> Verdict:
         """Move the model as settle.lua does; what it answers."""
         if job is None or not (job.holder == consumer and job.entry == ref):
@@ -58,8 +71,14 @@ class Running(Subject):
             self.model.stats["stale"] += 1
             return Verdict.STALE
         if kind in ENDS:
-            self.model.end(job, ENDS[kind], number)
+            self.model.end(job, ENDS[kind], number, holds)
             self.model.stats[kind] += 1
+        elif _is_too_late(job, kind, number):
+            counter = AGAIN.get(kind, "crashes")
+            setattr(job, counter, getattr(job, counter) + 1)
+            self.model.bury(job)
+            self.model.stats["dead"] += 1
+            self.coverage.seen[f"{kind}: too late"] += 1
         elif kind in (Kind.DEAD, Kind.CRASHED):
             self._died(job, kind, number)
         else:
@@ -79,9 +98,10 @@ class Running(Subject):
     def _moved(self, job: Job, ref: str, kind: Kind, delay: int, over: bool) -> None:
         job.settled = (ref, *job.settled[:2])
         job.run += 1
-        self.model.stats["dead" if kind is Kind.UNKNOWN and over else kind] += 1
-        if kind is Kind.RETRY:
-            job.attempt += 1
+        counted = "dead" if kind is Kind.UNKNOWN and over else Kind.RETRY if kind in AGAIN else kind
+        self.model.stats[counted] += 1
+        if kind in AGAIN:
+            setattr(job, AGAIN[kind], getattr(job, AGAIN[kind]) + 1)
             self.model.postpone(job, Transition.RETRY, delay)
             self.model.note_retry(job)
         elif kind is Kind.CRASH:
@@ -101,11 +121,11 @@ class Running(Subject):
         else:
             self.model.place(job, Transition.GIVE_BACK, "a")
 
-    @rule(job_id=IDS, number=st.sampled_from([1, 2]))
+    @rule(job_id=IDS, number=st.sampled_from([1, 2, 3]))
     def refuse(self, job_id: str, number: int) -> None:
-        """Its worker buries what is no job (1), or what it must not run (2)."""
+        """Its worker buries what is no job (1), what it must not run (2), or what has used up a budget apart (3)."""
         job, ref, consumer = self.tries(job_id, Transition.DIE), self.ref(job_id, 0), self.who(job_id, "")
-        outcome = Outcome(ref, job_id, Kind.DEAD, number, row())
+        outcome = Outcome(ref, job_id, Kind.DEAD, number, row(job_id))
         ((verdict, _),) = self.run(transitions.settle(self.keys, consumer, [outcome]))
         assert verdict is self._settled(job, ref, consumer, Kind.DEAD, number)
 
@@ -115,7 +135,7 @@ class Running(Subject):
         jobs = list(zip(self.model.held_by(consumer), kinds, strict=False))
         numbers = [TTL if kind is Kind.COMPLETED else 0 for _, kind in jobs]
         outcomes = [
-            Outcome(job.entry or "", job.id, kind, number, row())
+            Outcome(job.entry or "", job.id, kind, number, row(job.id), True)
             for (job, kind), number in zip(jobs, numbers, strict=True)
         ]
         verdicts = self.run(transitions.settle(self.keys, consumer, outcomes)) if outcomes else []
@@ -123,14 +143,22 @@ class Running(Subject):
         for (job, kind), number in sorted(zip(jobs, numbers, strict=True), key=lambda end: end[0][1] is Kind.COMPLETED):
             self._settled(job, job.entry or "", consumer, kind, number)
 
-    @rule(job_id=IDS, by=BY, old=OLD)
-    def begin_alone(self, job_id: str, by: str, old: int) -> None:
+    @rule(job_id=IDS, by=BY, old=OLD, alone=st.booleans())
+    def begin_run(self, job_id: str, by: str, old: int, alone: bool) -> None:
         job, ref, consumer = self.model.jobs.get(job_id), self.ref(job_id, old), self.who(job_id, by)
         holds = job is not None and job.holder == consumer and job.entry == ref
-        begun = self.run(transitions.begin(self.keys, job_id, ref, consumer, alone=True))
-        assert begun.word == ("ok" if holds else "stale")
-        if job and holds:
-            job.started = ref
+        begun = self.run(transitions.begin(self.keys, job_id, ref, consumer, alone=alone))
+        if job is None or not holds:
+            assert begun == ("stale", 0)
+        elif job.life == 0:
+            assert begun == ("expired", 1)
+            self.coverage.seen["begin: expired"] += 1
+        else:
+            assert begun == ("ok", job.expires or 0)
+            job.started = ref if alone else job.started
+            if job.started_frees:
+                self.model.unlock(job)
+                self.coverage.seen["begin: frees a unique key"] += 1
 
     @rule(job_id=IDS, by=BY, old=OLD)
     def renew(self, job_id: str, by: str, old: int) -> None:
@@ -179,13 +207,11 @@ class Running(Subject):
     @rule(letter=st.sampled_from(LETTERS), gone=st.sampled_from(["", "b-000001"]), limit=st.integers(1, 3))
     def recover(self, letter: str, gone: str, limit: int) -> None:
         name = STREAMS[LETTERS.index(letter)]
-        call = transitions.recover(
-            self.keys, name, "", row=row(c="lease_expired"), gone=gone, crash_limit=limit, crash_delay=HOUR / 1000
-        )
+        call = transitions.recover(self.keys, name, "", row=ROW, gone=gone, crash_limit=limit, crash_delay=HOUR / 1000)
         found = self.run(call)
         held = self.model.held_by(None, letter)
         taken = [job for job in held if job.lease_over or (gone and (job.holder or "").startswith(gone + ":"))]
-        ends = [(self._recovered(job, limit), "work", job.id, job.run - 1) for job in taken]
+        ends = [(self._recovered(job, limit), job.name, job.id, job.run - 1) for job in taken]
         ended = [end for end in ends if end[0]]
         died = sum(kind == "crashed" for kind, *_ in ended)
         same("cursor, recovered, dead", (found.cursor, found.recovered, found.dead), ("", len(taken), died))

@@ -68,7 +68,7 @@ MUTANTS = (
     Mutant(
         "attempt-not-counted",
         SCRIPTS + "settle.lua",
-        "    job.attempt = job.attempt + 1\n    postpone",
+        "    job[AGAIN[kind]] = job[AGAIN[kind]] + 1\n    postpone",
         "    postpone",
         "kill-workers",
         seconds=3,
@@ -193,8 +193,8 @@ MUTANTS = (
     Mutant(
         "memory-not-limited",
         "supervisor/memory.py",
-        "            if resident > limit:",
-        "            if resident > 100 * limit:",
+        "            elif resident > limit:",
+        "            elif resident > 100 * limit:",
         "greedy-jobs",
     ),
     # The connection.

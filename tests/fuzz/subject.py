@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import orjson
@@ -144,7 +143,7 @@ class Subject(RuleBasedStateMachine):
             if self.model.is_due(job) and job.due is None:
                 job.due = scores.get(name)
 
-    def _compare_times(self, seen: dict[str, Inspected], ttls: Mapping[str, int]) -> None:
+    def _compare_times(self, seen: dict[str, Inspected], ttls: dict[str, Any]) -> None:
         for name, job in self.model.jobs.items():
             if job.ttl is None:
                 assert ttls[name] == -1, f"the record of {name} ({job.state}) goes after {ttls[name]} ms"

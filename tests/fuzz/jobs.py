@@ -15,7 +15,9 @@ HELD = "x"
 
 @dataclass
 class Job:
-    """One job's record. `place` is its stream's letter, HELD, PARKED, or "". One that is PARKED is in `room`, to go on to `letter`.
+    """One job's record. `place` is its stream's letter, HELD, PARKED, or "".
+
+    One that is PARKED is in `room`, to go on to `letter`.
 
     What only the server knows is learnt after each step: `entry`, `due`.
     """

@@ -49,7 +49,11 @@ def run_example_batch(url: str, coverage: Coverage, seed: int, steps: int = STEP
         deadline=None,
         database=None,
         phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
-        suppress_health_check=list(HealthCheck),  # slow servers are no failure of a sequence
+        suppress_health_check=[
+            HealthCheck.too_slow,
+            HealthCheck.data_too_large,
+            HealthCheck.filter_too_much,
+        ],  # slow servers are no failure of a sequence
         print_blob=False,
     )
     try:

@@ -120,7 +120,7 @@ class Subject(RuleBasedStateMachine):
         )
         scores = {name.decode(): float(score) for name, score in _pairs(raw[0])}
         seen = {name: fact for name, fact in zip(NAMES, replies[1:], strict=True) if fact.record}
-        ttls = dict(zip(NAMES, raw[9 + len(LETTERS) :], strict=True))
+        ttls: dict[str, Any] = dict(zip(NAMES, raw[9 + len(LETTERS) :], strict=True))
         self._learn(seen, scores)
         same("jobs that exist", set(seen), set(self.model.jobs))
         for name, fact in seen.items():

@@ -56,7 +56,7 @@ def enqueue(machine: Machine, kind: str, *ids: str) -> None:
 
 def deliver(machine: Machine) -> None:
     """Open what is shut, and deliver what may run."""
-    for step in (
+    steps: tuple[Callable[[], None], ...] = (
         lambda: machine.resume(1, True),
         lambda: machine.resume_job("work", 1),
         lambda: machine.resume_job("play", 200),
@@ -64,7 +64,8 @@ def deliver(machine: Machine) -> None:
         lambda: machine.take(A, 2),
         lambda: machine.take(A, 1),
         lambda: machine.fetch(A, 2),
-    ):
+    )
+    for step in steps:
         step()
         machine.compare()
 
@@ -79,9 +80,11 @@ def ends(machine: Machine, kind: str, end: Kind, delay: int) -> None:
     enqueue(machine, kind, "j3")
     deliver(machine)
     machine.tend()
-    for again in (machine.retry_dead, machine.retry_ended, machine.time_passes):
-        again("j0")
-        machine.compare()
+    machine.retry_dead("j0")
+    machine.compare()
+    machine.retry_ended("j0")
+    machine.compare()
+    machine.time_passes("j0")
     machine.promote(200)
     machine.compare()
     machine.purge(1, True)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tests.fuzz.coverage import Coverage
-from tests.fuzz.search import HEADER, Found, search, try_every_pair
+from tests.fuzz.search import HEADER, Found, play_every_scene, search, try_every_pair
 from tests.support.servers import Kind, Server
 
 
@@ -49,6 +49,7 @@ def _search_on(kind: Kind, coverage: Coverage, seed: int, seconds: float, consol
             progress.update(task, completed=elapsed, steps=coverage.steps)
 
         try_every_pair(own.url, coverage)
+        play_every_scene(own.url, coverage)
         found = search(own.url, coverage, seed, seconds, tick)
     if found:
         console.print(HEADER.format(name=kind.name) + found.program, markup=False, highlight=False)

@@ -28,7 +28,15 @@ class Entering(Subject):
     """Enqueue, promote, fetch."""
 
     @rule(
-        job_id=IDS, band=BAND, delay=DELAY, nonce=NONCE, unique=UNIQUE, started_frees=st.booleans(), life=LIFE, key=KEY
+        job_id=IDS,
+        band=BAND,
+        delay=DELAY,
+        nonce=NONCE,
+        unique=UNIQUE,
+        started_frees=st.booleans(),
+        life=LIFE,
+        key=KEY,
+        lost=st.booleans(),
     )
     def enqueue(
         self,
@@ -40,8 +48,9 @@ class Entering(Subject):
         started_frees: bool = False,
         life: int | None = None,
         key: str = "",
+        lost: bool = False,
     ) -> None:
-        """*life*: milliseconds after which it is not started any more."""
+        """*life*: milliseconds after which it is not started any more; *lost*: the reply was, and it is sent again."""
         transition = Transition.ENQUEUE if delay is None else Transition.DELAY
         known, holder = self.tries(job_id, transition), self.model.holder(unique)
         extras: dict[str, Any] = {"expires": life} if life else {}
@@ -51,13 +60,16 @@ class Entering(Subject):
             until = "started" if started_frees else "finished"
             extras |= {"unique": unique, "unique_for": DAY, "until": until}
         new = NewJob(job_id, band, self.envelope(job_id, band, key), delay, nonce, extras or None)
-        (placed,) = self.run(transitions.enqueue(self.keys, [new]))
+        call = transitions.enqueue(self.keys, [new])
+        (placed,) = self.run(call)
         if known or holder:
             self.coverage.seen["enqueue: held"] += not known
             replayed = known is not None and bool(nonce) and known.nonce == nonce
             same("what became of it", placed, replayed if known else holder)
             return
         assert placed is True
+        if lost:
+            assert self.run(call) == [bool(nonce)]
         job = Job(job_id, band, JOBS[job_id], nonce=nonce, unique=unique, started_frees=started_frees)
         job.life, job.key = life, key
         self.model.jobs[job_id] = job

@@ -17,7 +17,7 @@ HELD = "x"
 class Job:
     """One job's record. `place` is its stream's letter, HELD, PARKED, or "".
 
-    One that is PARKED is in `room`, to go on to `letter`.
+    One that is PARKED is in `room`, to go on to the stream `letter`.
 
     What only the server knows is learnt after each step: `entry`, `due`.
     """
@@ -60,4 +60,4 @@ class Job:
     def fresh(self) -> None:
         """Somebody retries it after its end."""
         self.run, self.attempt, self.crashes, self.timeouts, self.memory = self.run + 1, 0, 0, 0, 0
-        self.alone, self.started, self.life, self.expires = False, None, None, None
+        self.alone, self.cancel, self.started, self.life, self.expires = False, False, None, None, None

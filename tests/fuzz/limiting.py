@@ -136,7 +136,8 @@ class Limiting(Subject):
         same("running", self._pages("running", count), [job.id for job in model.held_by(None)])
 
     def _pages(self, place: str, count: int) -> list[str]:
-        ids, position = [], ""
+        ids: list[str] = []
+        position = ""
         for _ in range(20):
             page = self.run(browse(self.keys, place, position, count))
             ids, position = ids + page.ids, page.position

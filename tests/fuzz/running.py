@@ -46,10 +46,22 @@ def _is_too_late(job: Job, kind: Kind, delay: int) -> bool:
 class Running(Subject):
     """Settle, begin, renew, give back, retire, recover."""
 
-    @rule(job_id=IDS, kind=st.sampled_from(Kind), delay=LATER, by=BY, old=OLD, over=st.booleans(), holds=st.booleans())
-    def settle(self, job_id: str, kind: Kind, delay: int, by: str, old: int, over: bool, holds: bool = True) -> None:
+    @rule(
+        job_id=IDS,
+        kind=st.sampled_from(Kind),
+        delay=LATER,
+        by=BY,
+        old=OLD,
+        over=st.booleans(),
+        holds=st.booleans(),
+        lost=st.booleans(),
+    )
+    def settle(
+        self, job_id: str, kind: Kind, delay: int, by: str, old: int, over: bool, holds: bool = True, lost: bool = False
+    ) -> None:
         """End a run; *over*: the time in which some worker may learn an unknown job's name is over.
 
+        *lost*: the reply was lost, and the worker says it again.
         *holds* is False where a worker did not see that the job holds a unique key: it keeps nobody away all the same.
         """
         transition = Transition.DIE if kind is Kind.UNKNOWN and over else meant(kind, delay)
@@ -57,8 +69,12 @@ class Running(Subject):
         holds = holds or bool(job and job.key)
         number = TTL if kind in ENDS else 0 if kind in (Kind.DEAD, Kind.CRASHED) else delay
         outcome = Outcome(ref, job_id, kind, number, row(job_id), holds)
-        ((verdict, text),) = self.run(transitions.settle(self.keys, consumer, [outcome], 0.0 if over else 600.0))
+        call = transitions.settle(self.keys, consumer, [outcome], 0.0 if over else 600.0)
+        ((verdict, text),) = self.run(call)
         assert (verdict, text) == (self._settled(job, ref, consumer, kind, number, over, holds), "")
+        if lost:
+            ((verdict, _),) = self.run(call)
+            assert verdict is self._settled(job, ref, consumer, kind, number, over, holds)
 
     def _settled(
         self, job: Job | None, ref: str, consumer: str, kind: Kind, number: int, over: bool = False, holds: bool = True

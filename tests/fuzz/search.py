@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice, product
 from pathlib import Path
 
 import hypothesis
@@ -17,6 +18,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from millstream.protocol.states import Transition
 from tests.fuzz.coverage import PLACES, Coverage
 from tests.fuzz.machine import machine_on
+from tests.fuzz.scenes import ENDS, PLAYS, SETTINGS
 
 STEPS = 40
 EXAMPLES = 25
@@ -78,6 +80,26 @@ def try_every_pair(url: str, coverage: Coverage) -> None:
                     fresh.attempt("j0", transition)
                 finally:
                     fresh.teardown()
+    finally:
+        machine.link.close()
+
+
+def play_every_scene(url: str, coverage: Coverage, thin: int = 1) -> None:
+    """Each play with each kind of job, end and setting, or each *thin*-th. Raises AssertionError where they differ."""
+    machine = machine_on(url, coverage)
+    played = [(kind, play) for kind, plays in PLAYS.items() for play in plays]
+    try:
+        for setting, (kind, play), (end, delay) in islice(product(SETTINGS, played, ENDS), 0, None, thin):
+            fresh = machine()
+            try:
+                setting(fresh)
+                play(fresh, kind, end, delay)
+                fresh.compare()
+            except Exception as failure:
+                failure.add_note(f"{setting.__name__}, {play.__name__}, {kind}, {end} {delay}")
+                raise
+            finally:
+                fresh.teardown()
     finally:
         machine.link.close()
 

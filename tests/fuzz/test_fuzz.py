@@ -13,7 +13,7 @@ from millstream.protocol.transitions import Kind as Ends
 from tests.conftest import SharedServers
 from tests.fuzz.coverage import PLACES, Coverage
 from tests.fuzz.machine import ATTEMPTS, WAYS, machine_on
-from tests.fuzz.search import Found, run_example_batch, search, try_every_pair
+from tests.fuzz.search import Found, play_every_scene, run_example_batch, search, try_every_pair
 from tests.support.servers import Kind
 
 pytestmark = [pytest.mark.slow, pytest.mark.leaves_jobs]
@@ -34,6 +34,21 @@ MUTANTS = {
     "a purge takes the record of what runs": (" or not ref and not waits", ""),
 }
 
+KEEPING = {
+    "a cancelled job keeps its unique key": ("release(id)\nnotify(id)\nreturn {'ok', state}", "return {'ok', state}"),
+    "a job that runs later keeps its place": ("  step_aside(job)\nend", "end"),
+    "nobody gets a place that is free again": ("id) == 1 then fill_places(key) end", "id) == 1 then return end"),
+    "a deadline is not looked at": ("return fields[1] and not fields[2] and now", "return false and now"),
+    "a job that begins is never too late": ("if expires > 0 and now >= expires", "if false"),
+    "a start frees no unique key": ("if ours and record[4] == 'started'", "if false"),
+    "who is retried does not ask for its unique key": ("local holder = retake(id)", "local holder = nil"),
+    "what is placed passes the gate": ("elseif rule.gated then", "elseif false then"),
+    "a limit does not count what runs": ("(group_of(streams[letter]).pending or 0)", "0"),
+    "a paused name comes in": ("if name then return 'job:' .. name end", ""),
+    "a job stays in its room": ("redis.call('ZREM', rooms .. room, id)", ""),
+}
+"""What only jobs with a key, a unique key or a deadline, and queues with rules show."""
+
 Plant = Callable[[str], None]
 
 
@@ -49,7 +64,7 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plant]:
     read = scripts._read
 
     def start(name: str) -> None:
-        old, new = MUTANTS[name]
+        old, new = (MUTANTS | KEEPING)[name]
         changed: list[str] = []
 
         def patched(file: str) -> str:
@@ -89,6 +104,19 @@ def test_a_planted_illegal_transition_is_found(valkey: str, plant: Plant, name: 
     plant(name)
     with pytest.raises(AssertionError):
         try_every_pair(valkey, Coverage())
+
+
+def test_every_scene(url: str) -> None:
+    coverage = Coverage()
+    play_every_scene(url, coverage, thin=9)
+    assert {"parked", "enqueue: held", "retry: held", "begin: expired", "take: let in"} <= set(+coverage.seen)
+
+
+@pytest.mark.parametrize("name", KEEPING)
+def test_a_planted_fault_of_what_jobs_hold_is_found(valkey: str, plant: Plant, name: str) -> None:
+    plant(name)
+    with pytest.raises(AssertionError):
+        play_every_scene(valkey, Coverage(), thin=3)
 
 
 def test_what_is_found_is_a_program_that_shows_it(valkey: str, plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:

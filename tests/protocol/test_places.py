@@ -191,6 +191,17 @@ def test_a_purge_leaves_no_place_behind(rig: Rig) -> None:
     nothing_is_held(rig)
 
 
+def test_a_purge_counts_whoever_gets_a_place_meanwhile_once(rig: Rig) -> None:
+    rig.join()
+    rig.run(limits.set_limit(rig.keys, limits.Limit(1)))
+    add(rig, "first")
+    rig.run(control.pause(rig.keys))
+    add(rig, "second")
+    assert rig.run(control.purge(rig.keys)) == (2, False)
+    assert (rig.state("first"), rig.state("second"), rig.counters()) == (None, None, {"purged": 2})
+    nothing_is_held(rig)
+
+
 def test_a_dead_job_that_is_retried_waits_for_its_place(rig: Rig) -> None:
     rig.join()
     add(rig, "a", "b")

@@ -23,10 +23,12 @@ local function forget(id, ref)
 end
 
 for _, id in ipairs(redis.call('ZRANGE', parked, 0, limit - 1)) do
-  walk_out(id)
-  forget(id, PARKED)
-  redis.call('ZREM', parked, id)
-  removed = removed + 1
+  if redis.call('ZSCORE', parked, id) then -- else it has just got a place, and comes below
+    walk_out(id)
+    forget(id, PARKED)
+    redis.call('ZREM', parked, id)
+    removed = removed + 1
+  end
 end
 
 -- A group that was rebuilt at an older id has entries after its last one that are pending nevertheless.

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from millstream.protocol import limits
 from millstream.protocol.app import Millstream
 from millstream.protocol.errors import JobCancelled, JobFailed
 from millstream.protocol.handle import Handle
@@ -249,6 +250,26 @@ def test_a_process_that_grows_too_large_is_killed(mill: StartMill) -> None:
     info = large.info()
     assert info.error is not None
     assert (info.crashes, info.attempt, info.error.cause) == (1, 1, "memory")
+    running.up.stop()
+
+
+@ONE_SERVER
+def test_a_group_of_coroutines_keeps_to_the_rules_of_its_queue(mill: StartMill) -> None:
+    """A limit, and a name that is paused."""
+    running = mill()
+    keys = running.app.queue_keys("default")
+    running.operator.run(limits.set_limit(keys, limits.checked_limit(2)))
+    running.operator.run(limits.pause_job(keys, "instantly"))
+    handles = [_enqueue(program.until, name, "go") for name in OTHERS]
+    paused = _enqueue(program.instantly, 1)
+    running.wait_for("start", count=2)
+    stays(lambda: running.count("start") == 2, 0.5)
+    running.touch("go")
+    assert [handle.result(20) for handle in handles] == OTHERS
+    assert paused.status() is State.QUEUED
+    running.operator.run(limits.set_limit(keys, limits.checked_limit()))
+    limits.resume_whole_job(running.operator, keys, "instantly")
+    assert paused.result(10) == 1
     running.up.stop()
 
 

@@ -236,6 +236,30 @@ def test_what_has_crashed_too_often_beside_others_runs_by_itself(mill: StartMill
 
 @pytest.mark.leaves_jobs
 @ONE_SERVER
+def test_what_waits_to_run_by_itself_was_not_running_when_its_host_was_lost(mill: StartMill) -> None:
+    rules = {"crash_limit": 2, "crash_delay": 2}
+    first = mill(supervisor='name = "one"\nlease = 2', **rules)
+    suspect = _enqueue(program.until, "suspect", "go")
+    first.wait_for("start", "suspect")
+    os.kill(first.up.workers()[0], signal.SIGKILL)
+    first.wait_for("start", "suspect", count=2)
+    _enqueue(program.until, "other", "go")
+    first.wait_for("start", "other")
+    os.kill(first.up.workers()[0], signal.SIGKILL)
+    first.wait_for("start", "other", count=2)
+    wait_until(lambda: suspect.status() is State.RUNNING, 10.0, first.up.log)
+    first.up.send_tree(signal.SIGSTOP)
+    assert first.count("start", "suspect") == 2, "it waits for the other one"
+    second = mill(supervisor='name = "two"\nlease = 2', **rules)
+    second.touch("go")
+    assert suspect.result(20) == "suspect"
+    first.up.send_tree(signal.SIGCONT)
+    first.up.stop()
+    second.up.stop()
+
+
+@pytest.mark.leaves_jobs
+@ONE_SERVER
 def test_a_process_that_grows_too_large_is_killed(mill: StartMill) -> None:
     """Nobody knows through whose fault, until the job runs by itself."""
     running = mill(memory_limit='"300MiB"', crash_limit=1)

@@ -16,7 +16,6 @@ import structlog
 
 from millstream.protocol.app import Millstream
 from millstream.protocol.errors import ConfigError, MillstreamError
-from millstream.protocol.policy import crash_limit
 from millstream.protocol.scoreboard import Record
 from millstream.worker.coroutines import Coroutines
 from millstream.worker.execution import Run
@@ -203,7 +202,7 @@ class AsyncWorker(Worker):
         for lane, run in taken:
             if run is None:
                 self._end(lane)
-            elif run.entry.crashes >= (crash_limit(run.job.retry) or self._spec.crash_limit):
+            elif lane.is_suspect(run.entry, run.job):
                 self._suspects.append((lane, run))
             elif not lane.may_start():
                 not_ours.append(lane)
@@ -265,8 +264,12 @@ class AsyncWorker(Worker):
     # Those that may be the fault of crashes.
 
     async def _start_suspect(self) -> None:
-        lane, run = self._suspects.popleft()
-        if lane.may_start():
+        lane, run = self._suspects[0]
+        begun = await self._ask(partial(lane.begin, run))
+        self._suspects.popleft()
+        if not begun:
+            self._end(lane)
+        elif lane.may_start():
             self._by_itself = True
             self._start(lane, run)
         else:

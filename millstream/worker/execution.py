@@ -214,13 +214,14 @@ class Execution:
         asked = error.delay if isinstance(error, RetryLater) else None
         delay = fate.wait() if asked is None else seconds(asked)
         if _is_too_late(run, delay):
-            return self._dead(run, cause)
+            return self._dead(run, cause, counted=fate.counted)
         self._journal.failed(run, cause, delay)
         told = error_of(error, cause)
         if fate.problem and asked is None:
             self._journal.backoff_failed(run, fate.problem)
             told["message"] = f"{told['message']} ({fate.problem})"
-        row = self._row(run, counted=fate.counted, cause=cause, error=told)
+        tell = run.job.tells and run.entry.expires > 0  # settling may find its deadline over, and bury it
+        row = self._row(run, counted=fate.counted, cause=cause, error=told, tell=tell)
         return self._outcome_of(run, fate.kind, max(1, int(delay * 1000)), row)
 
     def _dead(self, run: Run, cause: str, *, counted: bool = True) -> Outcome:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 from millstream.protocol.app import Millstream
+from millstream.protocol.envelope import Entry
+from millstream.protocol.policy import crash_limit
+from millstream.protocol.registry import Job
 from millstream.protocol.scoreboard import Order, Record, Word
 from millstream.protocol.transitions import Outcome
 from millstream.worker.context import set_current_run
@@ -111,6 +115,22 @@ class Lane(Worker):
             self.let_go()
             raise
         return run if isinstance(run, Run) else None
+
+    def is_suspect(self, entry: Entry, job: Job[..., Any]) -> bool:
+        """Whether a job has crashed so often that it runs by itself: beside others its crash would prove nothing."""
+        return entry.crashes >= (crash_limit(job.retry) or self._spec.crash_limit)
+
+    def begin(self, run: Run) -> bool:
+        """Ask for a suspect, which is about to start by itself. Raises :class:`Unavailable`.
+
+        False: there is nothing to run of it.
+        """
+        assert self._held is not None
+        return not run.entry.guarded or super()._may_start(self._held, run.entry, run.job)
+
+    def _may_start(self, batch: Batch, entry: Entry, job: Job[..., Any]) -> bool:
+        """A suspect may have to wait for long, and does not count as started while it does: it is asked for later."""
+        return self.is_suspect(entry, job) or super()._may_start(batch, entry, job)
 
     def may_start(self) -> bool:
         """Whether what it holds is still ours to start: it was not taken, or cancelled, since it was fetched."""

@@ -70,7 +70,8 @@ class SharedFetcher(Fetcher):
         keys, consumer = self._keys[queue], self._spec.consumer
         if self._uncertain:
             return transitions.own(keys, consumer, 2 * self._spec.concurrency + MOST_HELD)
-        return transitions.fetch(keys, consumer, min(self._room, AT_ONCE))
+        fetch = transitions.take if queue in self._ruled else transitions.fetch
+        return fetch(keys, consumer, min(self._room, AT_ONCE))
 
     def _delivered(self, queue: int, fetched: Fetched) -> Delivery | None:
         entries = [one for one in fetched.entries if one[0] + one[1].decode() not in self._held]

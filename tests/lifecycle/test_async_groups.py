@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from millstream.protocol import limits
 from millstream.protocol.app import Millstream
 from millstream.protocol.errors import JobCancelled, JobFailed
 from millstream.protocol.handle import Handle
@@ -235,6 +236,30 @@ def test_what_has_crashed_too_often_beside_others_runs_by_itself(mill: StartMill
 
 @pytest.mark.leaves_jobs
 @ONE_SERVER
+def test_what_waits_to_run_by_itself_was_not_running_when_its_host_was_lost(mill: StartMill) -> None:
+    rules = {"crash_limit": 2, "crash_delay": 2}
+    first = mill(supervisor='name = "one"\nlease = 2', **rules)
+    suspect = _enqueue(program.until, "suspect", "go")
+    first.wait_for("start", "suspect")
+    os.kill(first.up.workers()[0], signal.SIGKILL)
+    first.wait_for("start", "suspect", count=2)
+    _enqueue(program.until, "other", "go")
+    first.wait_for("start", "other")
+    os.kill(first.up.workers()[0], signal.SIGKILL)
+    first.wait_for("start", "other", count=2)
+    wait_until(lambda: suspect.status() is State.RUNNING, 10.0, first.up.log)
+    first.up.send_tree(signal.SIGSTOP)
+    assert first.count("start", "suspect") == 2, "it waits for the other one"
+    second = mill(supervisor='name = "two"\nlease = 2', **rules)
+    second.touch("go")
+    assert suspect.result(20) == "suspect"
+    first.up.send_tree(signal.SIGCONT)
+    first.up.stop()
+    second.up.stop()
+
+
+@pytest.mark.leaves_jobs
+@ONE_SERVER
 def test_a_process_that_grows_too_large_is_killed(mill: StartMill) -> None:
     """Nobody knows through whose fault, until the job runs by itself."""
     running = mill(memory_limit='"300MiB"', crash_limit=1)
@@ -249,6 +274,26 @@ def test_a_process_that_grows_too_large_is_killed(mill: StartMill) -> None:
     info = large.info()
     assert info.error is not None
     assert (info.crashes, info.attempt, info.error.cause) == (1, 1, "memory")
+    running.up.stop()
+
+
+@ONE_SERVER
+def test_a_group_of_coroutines_keeps_to_the_rules_of_its_queue(mill: StartMill) -> None:
+    """A limit, and a name that is paused."""
+    running = mill()
+    keys = running.app.queue_keys("default")
+    running.operator.run(limits.set_limit(keys, limits.checked_limit(2)))
+    running.operator.run(limits.pause_job(keys, "instantly"))
+    handles = [_enqueue(program.until, name, "go") for name in OTHERS]
+    paused = _enqueue(program.instantly, 1)
+    running.wait_for("start", count=2)
+    stays(lambda: running.count("start") == 2, 0.5)
+    running.touch("go")
+    assert [handle.result(20) for handle in handles] == OTHERS
+    assert paused.status() is State.QUEUED
+    running.operator.run(limits.set_limit(keys, limits.checked_limit()))
+    limits.resume_whole_job(running.operator, keys, "instantly")
+    assert paused.result(10) == 1
     running.up.stop()
 
 

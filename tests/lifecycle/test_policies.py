@@ -97,6 +97,11 @@ def told(how: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     Path("started").touch()
     hang()
+
+
+@app.job(timeout=0.2, retry=Retry(3, delay=300, jitter=False), on_dead=tell)
+def late() -> None:
+    hang()
 """
 
 FAILING_HOOK = """
@@ -175,6 +180,18 @@ def test_hooks_are_told_of_every_death(supervise: Callable[..., Supervised], app
         }  # fmt: skip
     up.stop()
     assert len((up.folder / "told").read_text().splitlines()) == 3, "each once"
+
+
+def test_a_hook_is_told_of_a_job_whose_deadline_comes_before_its_next_run(
+    supervise: Callable[..., Supervised],
+) -> None:
+    """It was killed: only the step that settles knows of the deadline."""
+    up = supervise(APP, config(kill_after=0.2))
+    done = up.command("enqueue", "late", "--queue", "default", "--expires-in", "60")
+    assert done.returncode == 0, done.stderr
+    (note,) = notes(up, 1)
+    assert (note["id"], note["state"], note["cause"]) == (done.stdout.strip(), "dead", "timeout")
+    up.stop()
 
 
 def test_a_hook_that_fails_is_run_again(supervise: Callable[..., Supervised], app: Millstream) -> None:

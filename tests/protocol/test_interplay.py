@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
 from millstream.protocol import control, ended, limits, transitions
 from millstream.protocol.envelope import encode_envelope
 from millstream.protocol.limits import checked_limit
-from millstream.protocol.transitions import Fetched, Kind, NewJob, Verdict
-from tests.protocol.rig import A, Rig
+from millstream.protocol.transitions import Fetched, Kind, NewJob, Outcome, Verdict
+from tests.protocol.rig import A, Rig, refs_of
 
 pytestmark = pytest.mark.leaves_jobs
 
@@ -85,3 +86,15 @@ def test_a_dead_job_of_a_band_that_there_is_not_does_not_stop_the_retry_of_other
     rig.settle(ours, Kind.DEAD, 0)
     assert rig.run(control.dead_retry(rig.keys, ["forged", "j"])) == [control.Retried.QUEUED] * 2
     assert len(rig.fetch()) == 2
+
+
+@pytest.mark.parametrize("kind", [Kind.RETRY, Kind.TIMEOUT, Kind.CRASH])
+def test_who_dies_of_his_deadline_is_told_of(rig: Rig, kind: Kind) -> None:
+    rig.join()
+    envelope = encode_envelope("work", [], {}, queue="q", enqueued_at=1, options={"expires": 60_000})
+    rig.run(transitions.enqueue(rig.keys, [NewJob("j", "normal", envelope, None, "", {"expires": 60_000})]))
+    (ref,) = rig.fetch()
+    outcome = Outcome(ref, "j", kind, 3_600_000, orjson.dumps({"n": "work", "h": 1}))
+    rig.run(transitions.settle(rig.keys, A, [outcome]))
+    assert rig.state("j") == "dead"
+    assert len(refs_of(rig.run(transitions.fetch(rig.keys, A, 10)))) == 1

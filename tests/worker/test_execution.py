@@ -24,7 +24,7 @@ from millstream.protocol.errors import (
     MillstreamError,
 )
 from millstream.protocol.scoreboard import Interrupt, Scoreboard, Word
-from millstream.protocol.transitions import Kind, Outcome
+from millstream.protocol.transitions import NOT_COUNTED, Kind, Outcome
 from millstream.worker.execution import Execution, Run
 from millstream.worker.signals import Signals
 
@@ -269,3 +269,19 @@ def test_an_interruption_reaches_a_coroutine_by_its_name(
     assert orjson.loads(second.row)["e"]["type"] == "CancelledError", "a cancellation of its own stays one"
     third = bench.run(job_id, attempt=2)
     assert third and orjson.loads(third.row)["r"] == 3, "each run sees its own job"
+
+
+def test_a_deadline_that_comes_before_the_next_run_makes_no_attempt_of_what_is_counted_apart(bench: Bench) -> None:
+    job = app.job(name="late", retry=Retry(3, timeouts=3, delay=60, jitter=False))(raiser(JobTimeout("late")))
+    entry = Entry("n1-0", "j", job.name, "q", [], {}, "normal", 1, expires=1_700_000_030_000)
+    outcome = bench.execution.run(Run(1, entry, job, 1_700_000_000_000, 3))
+    assert outcome is not None
+    assert (outcome.kind, outcome.number, orjson.loads(outcome.row)["a"]) == (Kind.DEAD, NOT_COUNTED, 0)
+
+
+def test_settling_may_find_that_a_deadline_is_over_and_is_told_whether_to_tell_of_it(bench: Bench) -> None:
+    job = app.job(name="close", retry=Retry(3, delay=1, jitter=False), on_dead=print)(raiser(ValueError("no")))
+    entry = Entry("n1-0", "j", job.name, "q", [], {}, "normal", 1, expires=1_700_000_030_000)
+    outcome = bench.execution.run(Run(1, entry, job, 1_700_000_000_000, 3))
+    assert outcome is not None
+    assert (outcome.kind, outcome.row.endswith(b',"h":1}')) == (Kind.RETRY, True)

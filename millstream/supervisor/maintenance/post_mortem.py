@@ -50,9 +50,8 @@ def outcome_of_death(record: Record, group: GroupPlan, plan: Plan) -> Outcome | 
 
 def _killed(record: Record, group: GroupPlan, plan: Plan, ending: Ending, ref: str, fate: Fate) -> Outcome:
     """A kill for its time or memory is a failure like another: the worker has said what its policies make of it."""
-    dead = fate.kind is Kind.DEAD
-    row = _row(record, group, plan, ending, ending.cause, counted=int(fate.counted), dead=dead)
-    if dead:
+    row = _row(record, group, plan, ending, ending.cause, counted=int(fate.counted))
+    if fate.kind is Kind.DEAD:
         return Outcome(ref, record.job_id, fate.kind, 0 if fate.counted else NOT_COUNTED, row)
     if fate.kind is Kind.DISCARDED:
         return Outcome(ref, record.job_id, fate.kind, ENDED_TTL, row, holds=True)
@@ -68,16 +67,14 @@ def _crashed(record: Record, group: GroupPlan, plan: Plan, ending: Ending, ref: 
     cause = "exit" if ending.signal is None else ending.cause
     shared = bool(record.words[Word.SHARED])
     dead = not shared and crashes >= (record.words[Word.CRASH_LIMIT] or group.crash_limit)
-    row = _row(record, group, plan, ending, cause, counted=0, dead=dead)
+    row = _row(record, group, plan, ending, cause, counted=0)
     if dead:
         return Outcome(ref, record.job_id, Kind.CRASHED, 0, row)
     delay = 0 if crashes == 1 else int(group.crash_delay * 1000 * 2 ** (crashes - 2))
     return Outcome(ref, record.job_id, Kind.CRASH, delay, row)
 
 
-def _row(
-    record: Record, group: GroupPlan, plan: Plan, ending: Ending, cause: str, *, counted: int, dead: bool = False
-) -> bytes:
+def _row(record: Record, group: GroupPlan, plan: Plan, ending: Ending, cause: str, *, counted: int) -> bytes:
     words = record.words
     row: dict[str, Any] = {
         "n": record.job_name,
@@ -98,7 +95,7 @@ def _row(
             "exit_code": ending.exit_code,
         },
     }
-    return told(row) if dead and words[Word.TELLS] else orjson.dumps(row)
+    return told(row) if words[Word.TELLS] else orjson.dumps(row)  # settling may find its deadline over, and bury it
 
 
 def _handler_frames(stack: str) -> str:

@@ -164,6 +164,10 @@ class Millstream:
             raise InvalidJob(INCOMPLETE)
 
         def register(function: Callable[P, R]) -> Job[P, R]:
+            if isinstance(function, Job):
+                raise InvalidJob(f"{function.name!r} is a job already: give its function")
+            if not callable(function) or not (name or hasattr(function, "__name__")):
+                raise InvalidJob(f"{function!r} cannot be a job: write options by name, and give a function or a name=")
             own_tags = checked_tags(tags)
             job = Job(
                 app=self,

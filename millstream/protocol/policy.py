@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
@@ -75,10 +75,10 @@ class Retry:
                 raise InvalidJob(f"retry: {name} {limit!r} is not valid: use 1 to be dead with the first, or None")
         self._check_backoff()
         for name in ("on", "discard_on"):
-            types = getattr(self, name)
-            types = (types,) if isinstance(types, type) else tuple(types)
+            given = getattr(self, name)
+            types = tuple(given) if isinstance(given, Iterable) and not isinstance(given, (type, str)) else (given,)
             if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in types):
-                raise InvalidJob(f"{name} {types!r} is not valid: use exception types")
+                raise InvalidJob(f"{name} {given!r} is not valid: use exception types")
             object.__setattr__(self, name, types)
         seconds(self.delay, "delay")
         seconds(self.max_delay, "max_delay")

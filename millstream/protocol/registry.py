@@ -94,7 +94,7 @@ def checked_options(
         wait,
         at,
         id,
-        dict(headers or {}),
+        checked_headers(headers) if headers else {},
         None if result_ttl is None else seconds(result_ttl, "result_ttl"),
         checked_tags(tags) if tags else (),
         checked_metadata(metadata) if metadata else {},
@@ -103,6 +103,14 @@ def checked_options(
         deadline,
         checked_seating(concurrency_key, concurrency),
     )
+
+
+def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return *headers* if they are texts by name; raise :class:`InvalidJob` otherwise."""
+    given: object = headers
+    if not isinstance(given, Mapping) or not all(isinstance(part, str) for item in given.items() for part in item):
+        raise InvalidJob("headers are not valid: use a dict of texts by name")
+    return dict(headers)
 
 
 def checked_hook(hook: DeadHook | None) -> DeadHook | None:

@@ -88,6 +88,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"backoff": [1, "2"]}, "backoff: delay '2' is not valid: use seconds (0 or more) or a timedelta"),
     ({"crashes": 0}, "retry: crashes 0 is not valid: use 1 to be dead with the first, or None"),
     ({"timeouts": True}, "retry: timeouts True is not valid: use 1 to be dead with the first, or None"),
+    ({"on": "OSError"}, "on 'OSError' is not valid: use exception types"),
+    ({"on": 5}, "on 5 is not valid: use exception types"),
+    ({"on": None}, "on None is not valid: use exception types"),
+    ({"on": (OSError, int)}, "on (<class 'OSError'>, <class 'int'>) is not valid: use exception types"),
+    ({"discard_on": ValueError("x")}, "discard_on ValueError('x') is not valid: use exception types"),
     ({"memory": 2**31}, "retry: memory 2147483648 is not valid: use 1 to be dead with the first, or None"),
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 
 import orjson
@@ -98,6 +99,8 @@ def test_the_options_of_a_job_hold_until_an_enqueue_says_otherwise() -> None:
         ({"unique_for": 1, "unique_by": "\ud800"}, "unique_by '.*' is not valid"),
         ({"unique_for": 1, "unique_by": lambda *_: 5}, "unique_by of job 'render' returned int, not a text"),
         ({"unique_for": 1, "unique_by": lambda *_: ""}, "unique_by of job 'render' returned str"),
+        ({"headers": {"trace": 7}}, "headers are not valid: use a dict of texts by name"),
+        ({"headers": [("trace", "7")]}, "headers are not valid: use a dict of texts by name"),
         ({"expires_in": -1}, "expires_in -1 is not valid"),
         ({"expires_in": 5, "deadline": datetime.now(UTC)}, "expires_in and deadline exclude each other"),
         ({"deadline": datetime(2030, 1, 1)}, r"deadline datetime.datetime\(2030.* use an aware datetime"),
@@ -115,6 +118,19 @@ def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
 def test_a_job_whose_own_options_are_incomplete_is_refused_where_it_is_written() -> None:
     with pytest.raises(InvalidJob, match="unique_by and unique_until need unique_for"):
         app.job(name="incomplete", unique_by="k")(lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (render, "'render' is a job already: give its function"),
+        ("reports", "'reports' cannot be a job: write options by name, and give a function or a name="),
+        (partial(print, 1), "cannot be a job: .* give a function or a name="),
+    ],
+)
+def test_what_is_no_function_is_refused(given: Any, message: str) -> None:
+    with pytest.raises(InvalidJob, match=message):
+        app.job(given)
 
 
 def sent(job: Job[..., Any], **options: Any) -> NewJob:

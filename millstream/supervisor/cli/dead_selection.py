@@ -59,7 +59,7 @@ class Selection:
         if matching == bool(self.job_ids):
             raise click.UsageError(
                 "name the jobs by their ids, or say which by --name, --error, --cause, --group or --older-than, "
-                "or pass --all"
+                f"or pass --all{', not both' if matching else ''}"
             )
 
 

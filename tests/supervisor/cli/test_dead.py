@@ -64,7 +64,9 @@ class TestDead:
 
     @pytest.mark.parametrize("arguments", [(), ("j1", "--all"), ("j1", "--name", "x"), ("--queue", "q")])
     def test_ids_or_all(self, cli: Cli, arguments: tuple[str, ...]) -> None:
-        assert cli("dead", "retry", *arguments)[0] == 2
+        code, _, err = cli("dead", "retry", *arguments)
+        assert code == 2
+        assert err.splitlines()[-1].endswith("or pass --all, not both" if "j1" in arguments else "or pass --all")
 
     def test_list_by_pages_and_filters(self, cli: Cli, filled: Filled) -> None:
         filled.die(7)

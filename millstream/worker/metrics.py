@@ -149,8 +149,17 @@ class JobSeries:
 
     def count(self, queue: str, ended: Mapping[tuple[str, str], Ended]) -> None:
         """Count runs of one queue whose ends were accepted, by job and kind; each series is written once."""
+        self.count_ends(queue, ended)
+        self.observe(queue, ended)
+
+    def count_ends(self, queue: str, ended: Mapping[tuple[str, str], Ended]) -> None:
+        """The first half of :meth:`count`: how many ended how."""
         for (job, kind), runs in ended.items():
             self._counter(queue, job, OUTCOMES[kind]).add(runs.count)
+
+    def observe(self, queue: str, ended: Mapping[tuple[str, str], Ended]) -> None:
+        """The second half: how long it took."""
+        for (job, kind), runs in ended.items():
             if not runs.durations:
                 continue
             self._of_job(DURATION, queue, job).add(runs.durations)

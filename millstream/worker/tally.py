@@ -95,10 +95,14 @@ class Tally(Uncounted):
         interrupted = sum(run is not None and isinstance(run.error, JobInterrupted) for run in _released(accepted))
         if interrupted:
             self._series.redelivered(queue, "shutdown", interrupted)
-        self._series.count(queue, {key: _ended(runs, key[1]) for key, runs in accepted.items()})
-        self._note_time(busy)
+        ended = {key: _ended(runs, key[1]) for key, runs in accepted.items()}
+        self._series.count_ends(queue, ended)
         if last:
+            # Now, since whoever settles for us when we are killed counts what is not marked: ends are counted once then,
+            # and of durations some may be missing.
             self._record.words[Word.COUNTED] = last
+        self._series.observe(queue, ended)
+        self._note_time(busy)
 
     def _note_time(self, busy: float) -> None:
         self._busy.add(busy)

@@ -16,6 +16,7 @@ from millstream.protocol.dead import normalised
 from millstream.supervisor.cli.dead_selection import which_options
 from millstream.supervisor.cli.job_view import queue_option
 from tests.docs.documents import DOCS, blocks, code, commands, rows, sections
+from tests.support.acl import as_role
 from tests.support.servers import Kind
 from tests.support.supervised import Supervised
 from tests.support.waiting import wait_until
@@ -28,10 +29,16 @@ def type_all(title: str, up: Supervised, **variables: str) -> str:
     """Type the commands of a section into one shell; what they print, also on stderr."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     text = "\n".join(["set -e", *(command.text for command in commands(SECTIONS[title]))])
+    operator = as_role(up.redis_url or "", "operator")
     done = subprocess.run(
         ["bash", "-c", text],
         cwd=up.folder,
-        env={**up.environment, **variables, "PATH": path},
+        env={
+            **up.environment,
+            "MILLSTREAM_REDIS_URL": as_role(up.redis_url or "", "operator"),
+            **variables,
+            "PATH": path,
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

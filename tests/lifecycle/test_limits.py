@@ -32,7 +32,7 @@ HALF = 0.2
 
 def _two_hosts(mill: StartMill, processes: int = 3) -> tuple[Mill, Mill]:
     def start(name: str) -> Mill:
-        return mill(processes=processes, supervisor=f'name = "{name}"\nlease = {LEASE}')
+        return mill(processes=processes, crash_limit=10, supervisor=f'name = "{name}"\nlease = {LEASE}')
 
     return start("a"), start("b")
 

@@ -141,7 +141,7 @@ def test_what_a_caller_sees(
     _a_tight_loop_costs_next_to_nothing(producer("tight", 200_000), redis)
     _a_failed_attempt(producer("second_time"))
     _threads_coroutines_and_forked_processes(up, producer)
-    _labels_outlive_the_end_and_results_do_if_asked(up)
+    _labels_outlive_the_end_and_results_do_if_asked(up, redis)
     up.stop()
 
 
@@ -185,7 +185,7 @@ def _threads_coroutines_and_forked_processes(up: Supervised, producer: Callable[
     fork.result(10)
 
 
-def _labels_outlive_the_end_and_results_do_if_asked(up: Supervised) -> None:
+def _labels_outlive_the_end_and_results_do_if_asked(up: Supervised, redis: redis_py.Redis) -> None:
     names: dict[str, Any] = {"__name__": "app_of_the_producer"}
     exec(APP, names)
     app, labelled = names["app"], names["labelled"]
@@ -211,7 +211,7 @@ def _labels_outlive_the_end_and_results_do_if_asked(up: Supervised) -> None:
                 handle.result(10)
             assert raised.value.info.result is None
         assert handle.status() is State.COMPLETED
-        assert keep - 60 < app.client.execute("TTL", app.queue_keys("default").job(handle.id)) <= keep
+        assert keep - 60 < redis.ttl(app.queue_keys("default").job(handle.id)) <= keep
     assert not labelled.using(id="mine").enqueue("again").created, "its id is taken as that of any job"
     app.client.close()
 

@@ -98,8 +98,8 @@ class Tally(Uncounted):
         ended = {key: _ended(runs, key[1]) for key, runs in accepted.items()}
         self._series.count_ends(queue, ended)
         if last:
-            # Now, since whoever settles for us when we are killed counts what is not marked: ends are counted once then,
-            # and of durations some may be missing.
+            # Now: whoever settles for us when we are killed counts what is not marked. So ends are counted once, while
+            # of durations some may be missing.
             self._record.words[Word.COUNTED] = last
         self._series.observe(queue, ended)
         self._note_time(busy)

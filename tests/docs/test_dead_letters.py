@@ -29,7 +29,6 @@ def type_all(title: str, up: Supervised, **variables: str) -> str:
     """Type the commands of a section into one shell; what they print, also on stderr."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     text = "\n".join(["set -e", *(command.text for command in commands(SECTIONS[title]))])
-    operator = as_role(up.redis_url or "", "operator")
     done = subprocess.run(
         ["bash", "-c", text],
         cwd=up.folder,

@@ -37,7 +37,7 @@ class Seating:
         return Seat(_checked(key, f"concurrency_key of job {name!r} gave"), self.places)
 
 
-def checked_seating(key: object, places: object) -> Seating | None:
+def checked_seating(key: KeyOf | None, places: int | None) -> Seating | None:
     """What ``concurrency_key`` and ``concurrency`` say; None where they are not given. Raises :class:`InvalidJob`."""
     if key is None:
         if places is not None:
@@ -47,7 +47,7 @@ def checked_seating(key: object, places: object) -> Seating | None:
         raise InvalidJob(f"concurrency {places!r} is not valid: use an integer from 1 to {MOST_PLACES:,}")
     if not callable(key):
         _checked(key, "concurrency_key is")
-    return Seating(key, 1 if places is None else places)  # type: ignore[arg-type]
+    return Seating(key, 1 if places is None else places)
 
 
 def _checked(key: object, what: str) -> str:

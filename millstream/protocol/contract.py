@@ -177,7 +177,7 @@ def rebuilding(job: str, function: Callable[..., Any]) -> Callable[..., Any]:
         return function
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        args, kwargs = contract.rebuilt(job, args, kwargs)  # type: ignore[assignment]
-        return function(*args, **kwargs)
+        values, named = contract.rebuilt(job, args, kwargs)
+        return function(*values, **named)
 
     return call

@@ -68,7 +68,7 @@ def checked_options(
     metadata: Mapping[str, Any] | None = None,
     unique_for: Duration | None = None,
     unique_by: KeyOf | None = None,
-    unique_until: str | None = None,
+    unique_until: Until | None = None,
     expires_in: Duration | None = None,
     deadline: datetime | None = None,
     concurrency_key: ConcurrencyKey | None = None,

@@ -82,7 +82,7 @@ def overridden(own: Unique | None, given: Unique | None) -> Unique | None:
     return Unique(lifetime, given.by or own.by, given.until or own.until)
 
 
-def checked_unique(unique_for: Duration | None, unique_by: KeyOf | None, unique_until: str | None) -> Unique | None:
+def checked_unique(unique_for: Duration | None, unique_by: KeyOf | None, unique_until: Until | None) -> Unique | None:
     """Check the options of unique jobs; None where none is given. Raises :class:`InvalidJob`."""
     if unique_for is None and unique_by is None and unique_until is None:
         return None
@@ -91,7 +91,7 @@ def checked_unique(unique_for: Duration | None, unique_by: KeyOf | None, unique_
     if unique_until is not None and unique_until not in get_args(Until):
         raise InvalidJob(f"unique_until {unique_until!r} is not valid: use one of {', '.join(get_args(Until))}")
     lifetime = None if unique_for is None else seconds(unique_for, "unique_for")
-    return Unique(lifetime, unique_by, unique_until)  # type: ignore[arg-type]
+    return Unique(lifetime, unique_by, unique_until)
 
 
 def _encoded(key: str) -> bytes:
